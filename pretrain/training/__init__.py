@@ -1,0 +1,1 @@
+"""Distributed training: rank groups, DeepSpeed engines, resume state and load balancing."""
