@@ -19,18 +19,19 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pretrain.run.console import console, fail
 from pretrain.run.errors import ConfigError, KeyeError
+from pretrain.run.help import field_docs
 
 T = TypeVar("T")
 
@@ -61,13 +62,15 @@ def compose(config: str, schema: type[T], overrides: list[str]) -> T:
     Raises `ConfigError` naming the key, the value and the nearest valid key.
     """
     literal, plain = _split_literal(overrides)
-    name = f"{schema.__module__}.{schema.__qualname__}".replace(".", "_")
+    _refuse_unknown(schema, [*literal, *plain])
+    plain = [_open_mapping(schema, override) for override in plain]
+    if not (CONF / f"{config}.yaml").exists():
+        raise ConfigError(f"no configuration {config}.yaml in {CONF}.")
+    # The schema comes first in the defaults list, so that Hydra checks each later value by it.
+    name = f"{schema.__module__}_{schema.__qualname__}_{config}".replace(".", "_")
     store = ConfigStore.instance()
     store.store(name=f"schema_{name}", node=schema)
-    defaults = [f"schema_{name}", config] if (CONF / f"{config}.yaml").exists() else []
-    store.store(name=f"main_{name}", node={"defaults": [*defaults, "_self_"]})
-    if not defaults:
-        raise ConfigError(f"no configuration {config}.yaml in {CONF}.")
+    store.store(name=f"main_{name}", node={"defaults": [f"schema_{name}", config, "_self_"]})
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -83,7 +86,8 @@ def compose(config: str, schema: type[T], overrides: list[str]) -> T:
 
 
 def _split_literal(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
-    literal: dict[str, Any] = {}
+    """Values of the literal keys (a list where one is given more than once), and the rest."""
+    literal: dict[str, list[str]] = {}
     plain = []
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -91,37 +95,77 @@ def _split_literal(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
             literal.setdefault(key, []).append(value)
         else:
             plain.append(override)
-    return {key: values[0] if len(values) == 1 else values for key, values in literal.items()}, plain
+    return {key: v[0] if len(v) == 1 else v for key, v in literal.items()}, plain
 
 
-def config_keys(schema: type, prefix: str = "") -> list[str]:
-    """All dotted keys of a dataclass schema, nested dataclasses included."""
-    keys = []
+def schema_fields(schema: type, prefix: str = "") -> dict[str, Any]:
+    """Type of every dotted key of a dataclass schema, nested dataclasses included."""
+    fields: dict[str, Any] = {}
     hints = get_type_hints(schema)
     for field in dataclasses.fields(schema):
         key = f"{prefix}{field.name}"
-        keys.append(key)
-        kind = hints[field.name]
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            keys += config_keys(kind, f"{key}.")
-    return keys
+        fields[key] = kind = hints[field.name]
+        for option in (kind, *get_args(kind)):
+            if isinstance(option, type) and dataclasses.is_dataclass(option):
+                fields |= schema_fields(option, f"{key}.")
+    return fields
+
+
+def _key(override: str) -> str:
+    """`learner.lr` of `+learner.lr=1`, `model` of `model@student=tiny`."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _open_parent(schema: type, key: str) -> bool:
+    """Whether `key` lies inside a dict, whose keys no schema can list."""
+    fields = schema_fields(schema)
+    parts = key.split(".")
+    parents = [".".join(parts[:end]) for end in range(1, len(parts))]
+    kinds = [kind for parent in parents if (kind := fields.get(parent)) is not None]
+    return any(kind is Any or dict in (kind, get_origin(kind)) for kind in kinds)
+
+
+def _open_mapping(schema: type, override: str) -> str:
+    """Allow `mix.new=1` for a dict `mix`, where Hydra alone asks for `++mix.new=1`."""
+    added = override[:1] not in "+~" and "=" in override and _open_parent(schema, _key(override))
+    return f"++{override}" if added else override
+
+
+def _refuse_unknown(schema: type, overrides: list[str]) -> None:
+    fields = schema_fields(schema)
+    for override in overrides:
+        key = _key(override)
+        if key not in fields and not (CONF / key).is_dir() and not _open_parent(schema, key):
+            raise _unknown_key(key, schema, f"{override!r} on the command line")
+
+
+def _unknown_key(key: str, schema: type, where: str) -> ConfigError:
+    keys = list(schema_fields(schema))
+    last = key.rpartition(".")[2]
+    # Someone who forgets the section (`lr=1`) means a key that ends like that.
+    near = [k for k in keys if k.rpartition(".")[2] == last]
+    near += difflib.get_close_matches(key, [k for k in keys if k not in near], n=2, cutoff=0.6)
+    hint = f" Did you mean {' or '.join(near[:3])}?" if near else ""
+    return ConfigError(f"unknown configuration key: {where}.{hint} --help lists all keys.")
 
 
 def _config_error(error: Exception, schema: type, overrides: list[str]) -> ConfigError:
     """Say which key and value Hydra or OmegaConf refused, and what was probably meant."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        options = ", ".join(error.options or []) or "nothing"
+        return ConfigError(f"unknown choice {group}={choice}; conf/{group} has: {options}.")
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
-        cause = cause.__cause__
-    first_line = str(cause or error).strip().splitlines()[0]
-    key = getattr(cause, "full_key", None) or ""
-    given = next((o for o in overrides if o.lstrip("+~").partition("=")[0] == key), None)
-    where = f"{given!r} on the command line" if given else f"key {key!r}"
+        cause = cause.__cause__ or cause.__context__
+    key = getattr(cause, "full_key", None)
     if not key:
         return ConfigError(f"the configuration cannot be composed: {str(error).strip()}")
-    if key not in config_keys(schema):
-        near = difflib.get_close_matches(key, config_keys(schema), n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        return ConfigError(f"unknown configuration {where}.{hint} --help lists all keys.")
+    given = next((o for o in overrides if _key(o) == key), None)
+    where = f"{given!r} on the command line" if given else f"{key!r} in the configuration"
+    if key not in schema_fields(schema) and not _open_parent(schema, key):
+        return _unknown_key(key, schema, where)
+    first_line = str(cause).strip().splitlines()[0]
     return ConfigError(f"bad configuration value: {where}: {first_line}")
 
 
@@ -224,7 +268,7 @@ def _choose(
 def print_help(
     package: str, commands: dict[str, Command], default: str | None, name: str | None
 ) -> None:
-    """Print the commands, or one command's keys with their defaults."""
+    """Print the commands, or one command's keys with their defaults and documentation."""
     out = console.out
     if name is None:
         out(f"python -m {package} [COMMAND] key=value …\n")
@@ -234,4 +278,24 @@ def print_help(
         return
     command = commands[name]
     out(f"python -m {package} {name} key=value …\n\n{command.help}\n")
-    out(OmegaConf.to_yaml(OmegaConf.structured(compose(command.config, command.schema, []))))
+    docs = field_docs(command.schema)
+    groups = sorted(p.name for p in CONF.iterdir() if p.is_dir())
+    for key, value in flat_config(compose(command.config, command.schema, [])).items():
+        out(f"  {key}={json.dumps(value, default=str)}")
+        if key in docs:
+            out(f"      {docs[key]}")
+    for group in groups:
+        choices = ", ".join(sorted(p.stem for p in (CONF / group).glob("*.yaml")))
+        out(f"  {group}=…  one of conf/{group}: {choices}")
+
+
+def flat_config(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    """A configuration as `{dotted key: value}`; dicts stay values."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(cfg):
+        value = getattr(cfg, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flat_config(value, f"{prefix}{field.name}.")
+        else:
+            flat[f"{prefix}{field.name}"] = config_dict(value)
+    return flat
