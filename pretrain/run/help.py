@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import inspect
 import textwrap
+from itertools import pairwise
 from typing import get_args, get_type_hints
 
 
@@ -37,7 +38,7 @@ def _own_docs(schema: type) -> dict[str, str]:
     definition = ast.parse(source).body[0]
     docs = {}
     body = getattr(definition, "body", [])
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in pairwise(body):
         if (
             isinstance(field, ast.AnnAssign)
             and isinstance(field.target, ast.Name)
