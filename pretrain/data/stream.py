@@ -1,13 +1,15 @@
 """Endless, seeded streams of world samples.
 
-Invariant: sample i is a pure function of (mix, modes, seed, split, i). A cursor is therefore one
-integer, resuming is exact, nothing is ever repeated, and any rank can compute its own share.
+Invariant: sample i is a pure function of (mix, seed, split, i), and its mode of `modes` as well.
+A cursor is therefore one integer, resuming is exact, nothing is ever repeated, any rank can compute
+its own share, and the same questions can be asked in another mode.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -40,18 +42,20 @@ class WorldStream:
         if split not in SPLITS:
             raise ConfigError(f"split={split!r} is not one of {SPLITS}")
         self.seed, self.split = int(seed), split
+        # Part of the seed: stages with equal seeds and other mixes must not see the same scenes.
+        self._mix_key = zlib.crc32(json.dumps(self.mix).encode())
         self._tasks, self._task_edges = _edges(self.mix)
         self._mode_names, self._mode_edges = _edges(self.modes)
         self.cursor = Cursor(position=0, fingerprint=self.fingerprint())
 
     def __getitem__(self, index: int) -> Sample:
         """Sample `index` ≥ 0, whatever the cursor."""
-        rng = np.random.default_rng([self.seed, index, SPLITS.index(self.split)])
+        rng = np.random.default_rng([self.seed, index, SPLITS.index(self.split), self._mix_key])
         where = rng.random(2)
         task_type = self._tasks[int(np.searchsorted(self._task_edges, where[0], "right"))]
         mode = self._mode_names[int(np.searchsorted(self._mode_edges, where[1], "right"))]
         sample = TASKS[task_type](rng, self.split)
-        sample.id = f"{task_type}/{self.split}/{self.seed}/{index}"
+        sample.id = f"{task_type}/{self.split}/{self.seed}-{self._mix_key:08x}/{index}"
         sample.mode = "no_think" if mode == "think" and sample.solution is None else mode
         return sample
 

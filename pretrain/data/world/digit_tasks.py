@@ -9,7 +9,7 @@ import numpy as np
 from pretrain.data.sample import Sample
 from pretrain.data.world.canvas import POSITIONS
 from pretrain.data.world.digits import digit_scene
-from pretrain.data.world.tasks import draw, running_sum, task
+from pretrain.data.world.tasks import STEP, draw, running_sum, task
 
 MATH = {"rule": "math"}
 
@@ -20,7 +20,7 @@ def _scene(
     """`low`…`high` digits: (image and alt text for `draw`, names of the cells, digits)."""
     image, cells, digits = digit_scene(rng, int(rng.integers(low, high + 1)), split)
     places = [POSITIONS[cell] for cell in cells]
-    alt = ", ".join(f"{place} {digit}" for place, digit in zip(places, digits, strict=True))
+    alt = ", ".join(f"{place}{digit}" for place, digit in zip(places, digits, strict=True))
     return {"image": image, "alt": alt}, places, digits
 
 
@@ -50,7 +50,7 @@ def read(rng: np.random.Generator, split: str) -> Sample:
 
 @task("digits/locate")
 def locate(rng: np.random.Generator, split: str) -> Sample:
-    """Two to five digits with their cells: `tl 3, mr 5`."""
+    """Two to five digits with their cells: `tl3, mr5`."""
     scene, _, _ = _scene(rng, split, 2, 5)
     return draw("digits/locate", "describe digits", scene["alt"], **scene)
 
@@ -60,15 +60,15 @@ def maximum(rng: np.random.Generator, split: str) -> Sample:
     """The largest of two to four digits."""
     scene, _, digits = _scene(rng, split, 2, 4)
     answer = str(max(digits))
-    solution = f"digits {_written(digits)}, max {answer}"
+    solution = f"digits {_written(digits)}{STEP}max {answer}"
     return draw("digits/max", "max of the digits?", answer, rule=MATH, solution=solution, **scene)
 
 
 def _sum(rng: np.random.Generator, split: str, low: int, high: int, task_type: str) -> Sample:
     scene, places, digits = _scene(rng, split, low, high)
     answer = sum(digits)
-    solution = f"digits {_written(digits)}, {running_sum(digits)}"
-    first = f"first {places[0]} {digits[0]} {places[1]} {digits[1]}"
+    solution = f"digits {_written(digits)}{STEP}{running_sum(digits)}"
+    first = f"first {places[0]}{digits[0]} {places[1]}{digits[1]}"
     return draw(
         task_type,
         "sum of the digits?",
@@ -97,7 +97,13 @@ def difference(rng: np.random.Generator, split: str) -> Sample:
     """The largest minus the smallest of two to four digits."""
     scene, places, digits = _scene(rng, split, 2, 4)
     high, low = max(digits), min(digits)
-    solution = f"digits {_written(digits)}, max {high}, min {low}, {high}-{low}={high - low}"
+    steps = (
+        f"digits {_written(digits)}",
+        f"max {high}",
+        f"min {low}",
+        f"{high}-{low}={high - low}",
+    )
+    solution = STEP.join(steps)
     return draw(
         "digits/difference",
         "max minus min of the digits?",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, UInt8
 
 from pretrain.data.world.canvas import CELL, background, choose_cells, corner
 
@@ -18,8 +18,8 @@ SIDE = 24
 
 
 @lru_cache(maxsize=1)
-def digit_images() -> tuple[UInt8[np.ndarray, "1797 24 24 1"], Integer[np.ndarray, "1797"]]:
-    """All digits in the fixed order: grey bitmaps and their labels."""
+def digit_images() -> tuple[UInt8[np.ndarray, "n 24 24 1"], np.ndarray]:
+    """All n = 1,797 digits in the fixed order: grey bitmaps and their labels (int [n])."""
     from sklearn.datasets import load_digits  # 0.3 s, paid by the first drawer only
 
     data = load_digits()

@@ -10,7 +10,7 @@ from pretrain.data.answers import BOX_IOU, format_box
 from pretrain.data.sample import Sample
 from pretrain.data.world.canvas import GRID, SIZE
 from pretrain.data.world.shapes import COLORS, SHAPES, Thing, choose_things, draw_things
-from pretrain.data.world.tasks import draw, task
+from pretrain.data.world.tasks import STEP, draw, task
 
 # Counting uses fewer kinds, so that a count is not almost always 0 or 1.
 COUNTED = 3
@@ -105,8 +105,8 @@ def count_sum(rng: np.random.Generator, split: str) -> Sample:
     color, shape = _pick(rng, COUNTED_COLORS), _pick(rng, COUNTED_SHAPES)
     image, things = draw_things(rng, chosen)
     (first, a), (second, b) = _tally(things, color), _tally(things, shape)
-    begin = f"{color} {first}, {shape} {second.rpartition('=')[0]}".rstrip()
-    solution = f"{color} {first}, {shape} {second}, {a}+{b}={a + b}"
+    begin = f"{color} {first}{STEP}{shape} {second.rpartition('=')[0]}".rstrip()
+    solution = STEP.join((f"{color} {first}", f"{shape} {second}", f"{a}+{b}={a + b}"))
     return draw(
         "shapes/count_sum",
         f"count {color} plus count {shape}?",

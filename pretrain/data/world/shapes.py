@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -53,7 +53,7 @@ def shape_mask(shape: str, radius: int) -> Bool[np.ndarray, "28 28"]:
     return bars & (abs(x) <= radius) & (abs(y) <= radius)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _stamp(shape: str, radius: int, down: int, right: int) -> tuple[np.ndarray, tuple[int, ...]]:
     """A shifted mask [28, 28, 1] and its tight box inside the cell."""
     mask = np.roll(shape_mask(shape, radius), (down, right), (0, 1))

@@ -24,6 +24,9 @@ WORLD_VERSION = 1
 Split = Literal["train", "test"]
 TaskGenerator = Callable[[np.random.Generator, str], Sample]
 TASKS: dict[str, TaskGenerator] = {}
+STEP = ";"
+"""Between two steps of a solution. Without spaces, which would be tokens of their own before a
+number: they would lengthen every response by a sixth."""
 TEST_SHARE = 5
 """One in this many word combinations and sums is held out."""
 
@@ -104,12 +107,12 @@ def held_out(text: str) -> bool:
 
 
 def running_sum(numbers: list[int]) -> str:
-    """The additions one after the other: `3+5=8, 8+8=16`; the number itself if there is one."""
+    """The additions one after the other: `3+5=8;8+8=16`; the number itself if there is one."""
     steps, total = [], numbers[0]
     for number in numbers[1:]:
         steps.append(f"{total}+{number}={total + number}")
         total += number
-    return ", ".join(steps) or str(total)
+    return STEP.join(steps) or str(total)
 
 
 @task("text/ocr")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -11,14 +11,44 @@ from pretrain.data.world.canvas import CELL, GRID, SIZE, background
 from pretrain.data.world.shapes import COLORS
 
 WORDS = (
-    "cat dog sun sea sky tree fish bird book door hand milk rain snow star moon "
-    "ship road lamp cake frog king leaf nose ring rose seed shoe bell coat duck wolf"
-).split()
+    "cat",
+    "dog",
+    "sun",
+    "sea",
+    "sky",
+    "tree",
+    "fish",
+    "bird",
+    "book",
+    "door",
+    "hand",
+    "milk",
+    "rain",
+    "snow",
+    "star",
+    "moon",
+    "ship",
+    "road",
+    "lamp",
+    "cake",
+    "frog",
+    "king",
+    "leaf",
+    "nose",
+    "ring",
+    "rose",
+    "seed",
+    "shoe",
+    "bell",
+    "coat",
+    "duck",
+    "wolf",
+)
 FONT_SIZES = range(16, 20)
 _MARGIN = 12
 
 
-@lru_cache(maxsize=None)
+@cache
 def word_alpha(word: str, size: int) -> np.ndarray:
     """Coverage of a word in PIL's built-in font: uint8 [h ≤ 28, w ≤ 84, 1], tightly cropped."""
     font = ImageFont.load_default(size)
