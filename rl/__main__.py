@@ -1,0 +1,21 @@
+"""`python -m rl recipe=quickstart`: post-training from the command line."""
+
+from __future__ import annotations
+
+import sys
+
+from pretrain.run.command import Command, main
+from rl.config import RlConfig
+from rl.recipes import run_recipe
+
+COMMANDS = {
+    "train": Command(
+        config="rl",
+        schema=RlConfig,
+        run=run_recipe,
+        help="run a recipe's stages: pre-training, cold start, GSPO, evaluation",
+    ),
+}
+
+if __name__ == "__main__":
+    sys.exit(main("rl", COMMANDS, default="train"))

@@ -1,0 +1,39 @@
+"""The cold start's traces: which reply each sample of the tiny world is answered with.
+
+Invariant: trace i is a pure function of (configuration, i); none is ever repeated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pretrain.data.render import conversation, has_hint
+from pretrain.data.sample import HINT_LEVELS
+from pretrain.data.stream import WorldStream
+from rl.config import ColdStartConfig
+
+
+
+class ColdStartTraces:
+    """`traces(i)` is the i-th conversation, its reply included.
+
+    In auto-think mode `direct_share` of the traces answer at once and the rest reason first: the
+    policy learns both forms, not yet when each is right. That is left for RL to find.
+    """
+
+    def __init__(self, cfg: ColdStartConfig) -> None:
+        self.cfg = cfg
+        self.stream = WorldStream(cfg.tasks, cfg.seed, "train", cfg.modes)
+
+    def __call__(self, index: int) -> list[dict[str, Any]]:
+        """Messages of trace `index`, ending with the assistant's turn."""
+        sample = self.stream[index]
+        form, hint = np.random.default_rng([self.cfg.seed, index, 3]).random(2)
+        reason = sample.solution is not None and form >= self.cfg.direct_share
+        level = 0
+        if hint < self.cfg.hinted_share and sample.mode != "no_think":
+            level = 1 + int(hint / self.cfg.hinted_share * HINT_LEVELS)
+            level = level if has_hint(sample, level) else 0
+        return conversation(sample, level, reason if sample.mode == "auto_think" else None)

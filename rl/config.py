@@ -1,0 +1,127 @@
+"""Configuration of `python -m rl`: one tree for all stages of a post-training run.
+
+No `from __future__ import annotations` here: OmegaConf reads the field types at run time.
+"""
+
+from dataclasses import dataclass, field
+
+from pretrain.run.errors import ConfigError
+from pretrain.run.metrics import WandbConfig
+from pretrain.stages.config import PretrainConfig
+from rewards.config import RewardConfig
+from rl.evaluate import EvaluationConfig
+from rl.learner import LearnerConfig
+from rl.sft import SftConfig
+from rollout.config import EngineConfig, SamplingConfig
+from rollout.hint_sampler import HintConfig
+
+RL_STAGES = ("pretrain", "cold_start", "evaluate_before", "gspo", "evaluate_after")
+
+
+@dataclass
+class DataConfig:
+    """Where prompts come from: a file of samples, or the tiny world."""
+
+    path: str = ""
+    """JSONL or Parquet file of samples; empty: the tiny world's endless stream."""
+    media_roots: list[str] = field(default_factory=list)
+    """Folders that media paths may point into; empty: the file's own folder."""
+    max_bad_share: float = 0.05
+    """The job stops when a larger share of the file's rows is unusable."""
+    tasks: dict[str, float] = field(
+        default_factory=lambda: {"digits/sum": 2.0, "digits/difference": 2.0, "digits/max": 1.0}
+    )
+    """Mix of the tiny world's task types; not read when `path` is given."""
+    modes: dict[str, float] = field(default_factory=lambda: {"think": 1.0, "auto_think": 1.0})
+    """Mix of response modes; a file's rows bring their own."""
+    seed: int = 1
+    """Seed of the stream, or of the file's order."""
+
+
+@dataclass
+class ColdStartConfig:
+    """Supervised traces that teach the reply formats, before any reward."""
+
+    tasks: dict[str, float] = field(default_factory=dict)
+    """Mix of the tiny world's task types."""
+    modes: dict[str, float] = field(
+        default_factory=lambda: {"think": 2.0, "no_think": 1.0, "auto_think": 2.0}
+    )
+    """Mix of response modes."""
+    direct_share: float = 0.6
+    """Share of the auto-think traces that answer at once; the rest reasons first."""
+    hinted_share: float = 0.0
+    """Share of the samples with hints that show one (levels drawn evenly)."""
+    seed: int = 2
+    """Seed of the stream of traces."""
+    sft: SftConfig = field(default_factory=SftConfig)
+    """Optimiser and length."""
+
+
+@dataclass
+class GspoConfig:
+    """The loop: how much is sampled a step, and how often things are saved and shown."""
+
+    steps: int = 60
+    """Rollout batches; each is followed by `learner.mini_batches` optimiser steps."""
+    prompts_per_step: int = 64
+    """Prompts of one rollout batch."""
+    group_size: int = 8
+    """G: responses to a prompt."""
+    save_every: int = 5
+    """Steps between complete states; an interrupted job loses at most this many."""
+    table_every: int = 10
+    """Steps between sample tables."""
+    table_groups: int = 4
+    """Groups in one sample table (two responses of each are shown)."""
+    seed: int = 0
+    """Seed of sampling."""
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "prompts_per_step", "save_every", "table_every", "table_groups"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"gspo.{key}={getattr(self, key)} must be at least 1")
+        if self.group_size < 2:
+            raise ConfigError(
+                f"gspo.group_size={self.group_size}: a group needs at least 2 responses, because "
+                "advantages compare them with each other"
+            )
+
+
+@dataclass
+class RlConfig:
+    """Everything `python -m rl` can be told."""
+
+    run: str = "rl"
+    """Name of the run: results go to runs/NAME, and a finished stage isn't run again."""
+    stages: list[str] = field(default_factory=lambda: ["evaluate_before", "gspo", "evaluate_after"])
+    """Stages in order, out of pretrain, cold_start, evaluate_before, gspo, evaluate_after."""
+    checkpoint: str = ""
+    """Policy to start from when the run makes none itself: a Hugging Face directory."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Prompts of the GSPO stage."""
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    """The stages that make the base checkpoint."""
+    cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
+    """The supervised stage before RL."""
+    gspo: GspoConfig = field(default_factory=GspoConfig)
+    """The RL loop."""
+    hints: HintConfig = field(default_factory=HintConfig)
+    """Progressive hints for prompts that no response solves."""
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    """The policy's optimisation."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """vLLM rollout engines."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How responses are drawn."""
+    rewards: RewardConfig = field(default_factory=RewardConfig)
+    """How responses are scored."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """The held-out measurement before and after."""
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    """Where metrics go besides metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.stages if name not in RL_STAGES]
+        if unknown:
+            raise ConfigError(f"stages: {unknown[0]!r} is not one of {', '.join(RL_STAGES)}")

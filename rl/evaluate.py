@@ -1,0 +1,153 @@
+"""Held-out accuracy, greedy and at temperature 1, per mode and per task type.
+
+Invariant: the same samples in the same order before and after, so that changes are paired; the
+seeds of an evaluation depend on the sample's place only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrain.data.sample import Sample
+from pretrain.run.directory import atomic_write
+from rl.groups import Group
+from rl.rollouts import Rollouts
+from rl.statistics import Estimate, mean_interval, paired_difference, wilson
+
+KINDS = ("greedy", "sampled", "pass_at_8")
+"""Accuracy of the most likely response; mean accuracy at temperature 1; share of prompts with at
+least one correct response in eight."""
+SAMPLES = 8
+"""Responses a prompt at temperature 1: pass@8 is then a plain share, without an estimator."""
+
+
+@dataclass
+class EvaluationConfig:
+    """What is held out, and how it is asked."""
+
+    tasks: dict[str, float] = field(
+        default_factory=lambda: {"digits/sum": 2.0, "digits/difference": 2.0, "digits/max": 1.0}
+    )
+    """Mix of the tiny world's task types; not read when `data` is given."""
+    samples: int = 384
+    """Held-out prompts in each mode."""
+    seed: int = 20_000
+    """Seed of the held-out set; no other stream may use it."""
+    modes: list[str] = field(default_factory=lambda: ["think", "no_think", "auto_think"])
+    """Modes in which every sample is asked."""
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """Per-prompt outcomes of one policy; tables and intervals are views of it."""
+
+    records: list[dict[str, Any]]
+    """`{id, mode, task_type, greedy, sampled, pass_at_8, reasoned, format, tokens}` a prompt."""
+
+    def values(self, mode: str, kind: str, task_type: str | None = None) -> list[float]:
+        """The per-prompt values of one column, in the order of the samples."""
+        return [
+            float(record[kind])
+            for record in self.records
+            if record["mode"] == mode and task_type in (None, record["task_type"])
+        ]
+
+    def modes(self) -> list[str]:
+        """Modes evaluated, in order."""
+        return list(dict.fromkeys(record["mode"] for record in self.records))
+
+    def table(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """`{mode: {greedy, sampled, pass_at_8}}` with `{value, low, high, n}` leaves."""
+        return {
+            mode: {kind: _estimate(kind, self.values(mode, kind)).to_dict() for kind in KINDS}
+            for mode in self.modes()
+        }
+
+    def by_task(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """`{mode: {task_type: {greedy, sampled, pass_at_8}}}`, the same leaves."""
+        tasks = sorted({record["task_type"] for record in self.records})
+        return {
+            mode: {
+                task: {
+                    kind: _estimate(kind, self.values(mode, kind, task)).to_dict()
+                    for kind in KINDS
+                }
+                for task in tasks
+                if self.values(mode, "greedy", task)
+            }
+            for mode in self.modes()
+        }
+
+    def behaviour(self) -> dict[str, dict[str, float]]:
+        """`{mode: {reasoned, format, tokens}}`: how the policy answers, at temperature 1."""
+        return {
+            mode: {
+                key: float(np.mean(self.values(mode, key)))
+                for key in ("reasoned", "format", "tokens")
+            }
+            for mode in self.modes()
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the records as JSONL, atomically."""
+        atomic_write(path, "".join(json.dumps(record) + "\n" for record in self.records))
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """Read what `save` wrote."""
+        return cls([json.loads(line) for line in path.read_text().splitlines()])
+
+
+def _estimate(kind: str, values: Sequence[float]) -> Estimate:
+    if kind == "sampled":
+        return mean_interval(values)
+    return wilson([value > 0.5 for value in values])
+
+
+def change(before: Evaluation, after: Evaluation) -> dict[str, dict[str, dict[str, Any]]]:
+    """`{mode: {kind: {value, low, high, n}}}`: after − before with paired 95 % intervals."""
+    return {
+        mode: {
+            kind: paired_difference(before.values(mode, kind), after.values(mode, kind)).to_dict()
+            for kind in KINDS
+        }
+        for mode in before.modes()
+    }
+
+
+def evaluate(
+    rollouts: Rollouts, samples: Sequence[Sample], modes: Sequence[str], *, seed: int = 0
+) -> Evaluation:
+    """Ask every sample in every mode, once greedily and eight times at temperature 1.
+
+    A response whose reward failed counts as wrong and is named in the log by the reward pool.
+    """
+    records: list[dict[str, Any]] = []
+    for mode in modes:
+        asked = [replace(sample, mode=mode) for sample in samples]
+        greedy = rollouts.groups(asked, n=1, temperature=0.0, seed=seed)
+        sampled = rollouts.groups(asked, n=SAMPLES, temperature=1.0, seed=seed)
+        records += [_record(one, many) for one, many in zip(greedy, sampled, strict=True)]
+    return Evaluation(records)
+
+
+def _record(greedy: Group, sampled: Group) -> dict[str, Any]:
+    formats = [score.parts["format"].value for score in sampled.scores if "format" in score.parts]
+    return {
+        "id": sampled.sample.id,
+        "mode": sampled.sample.mode,
+        "task_type": sampled.sample.task_type,
+        "greedy": bool(greedy.correct[0]),
+        "sampled": float(sampled.correct.mean()),
+        "pass_at_8": bool(sampled.correct.any()),
+        "reasoned": float(sampled.reasoned.mean()),
+        "format": float(np.mean([value == 1.0 for value in formats])) if formats else 1.0,
+        "tokens": float(np.mean([len(t.response_ids) for t in sampled.trajectories])),
+        "response": greedy.responses[0],
+    }

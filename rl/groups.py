@@ -1,0 +1,101 @@
+"""A group: one prompt at one hint level, its responses, and what the rules made of them.
+
+Invariant: everything group statistics are taken over shares the exact prompt, hint included. A
+response whose reward failed has reward NaN: it leaves the statistics and is never trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pretrain.data.sample import Sample
+from pretrain.keye_vl.prompt import EncodedPrompt
+from rewards.result import Score, is_correct
+from rl.gspo import group_advantages
+from rl.sequences import TrainingSequence
+from rollout.trajectory import Trajectory
+
+
+@dataclass(slots=True)
+class Group:
+    """G responses to one prompt."""
+
+    sample: Sample
+    hint_level: int
+    """0: no hint; 1…5: the hint that stood in the prompt."""
+    prompt: EncodedPrompt
+    trajectories: list[Trajectory]
+    responses: list[str]
+    """The texts, without the end-of-turn token."""
+    scores: list[Score]
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """float32 `[G]`; NaN where a rule failed."""
+        return np.array(
+            [np.nan if score.total is None else score.total for score in self.scores], np.float32
+        )
+
+    @property
+    def correct(self) -> np.ndarray:
+        """bool `[G]`: every verifier of the sample is satisfied."""
+        return np.array([is_correct(score) for score in self.scores], bool)
+
+    @property
+    def solved(self) -> bool:
+        """Whether at least one response is correct."""
+        return bool(self.correct.any())
+
+    @property
+    def reasoned(self) -> np.ndarray:
+        """bool `[G]`: the response opens with a `<think>` block that isn't empty."""
+        return np.array([reasons(response) for response in self.responses], bool)
+
+
+def reasons(response: str) -> bool:
+    """Whether a response reasons before it answers."""
+    thought, closed, _ = response.partition("</think>")
+    opened = thought.lstrip().startswith("<think>")
+    return opened and bool(closed) and bool(thought.replace("<think>", "").strip())
+
+
+def to_training(groups: Sequence[Group]) -> tuple[list[TrainingSequence], dict[str, float]]:
+    """Advantages of every group, and the sequences worth an update.
+
+    Groups without spread (all right, all wrong) have advantage 0 everywhere and are dropped: they
+    would cost a forward and a backward pass and give no gradient.
+
+    Returns:
+        The sequences of the groups kept, and the metrics of what was dropped.
+    """
+    sequences: list[TrainingSequence] = []
+    dropped = failed = 0
+    for number, group in enumerate(groups):
+        rewards = torch.from_numpy(group.rewards)
+        advantages = group_advantages(rewards, len(rewards)).numpy()
+        usable = ~np.isnan(advantages)
+        failed += int((~usable).sum())
+        if not np.any(advantages[usable]):
+            dropped += 1
+            continue
+        sequences += [
+            TrainingSequence(
+                prompt=group.prompt,
+                response_ids=trajectory.response_ids,
+                engine_logprobs=trajectory.logprobs,
+                advantage=float(advantages[row]),
+                group_id=number,
+                hint_level=group.hint_level,
+                sample_id=group.sample.id,
+            )
+            for row, trajectory in enumerate(group.trajectories)
+            if usable[row]
+        ]
+    return sequences, {
+        "reward/zero_variance_share": dropped / max(len(groups), 1),
+        "reward/failed_responses": float(failed),
+    }

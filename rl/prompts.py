@@ -1,0 +1,28 @@
+"""Where a GSPO job's prompts come from: a file of samples, or the tiny world's endless stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from pretrain.data.sample import Sample
+from pretrain.data.stream import WorldStream
+from rl.config import DataConfig
+
+
+class PromptSource(Protocol):
+    """Prompts in a fixed order, with a cursor that says how far it has been taken."""
+
+    def take(self, count: int) -> list[Sample]:
+        """The next `count` samples; moves the cursor."""
+
+    def state(self) -> dict[str, Any]:
+        """The cursor and a fingerprint of the data."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved cursor; `KeyeError` when the data are other data."""
+
+
+def open_prompts(cfg: DataConfig) -> PromptSource:
+    """The source that a configuration names."""
+    return WorldStream(cfg.tasks, cfg.seed, "train", cfg.modes)

@@ -1,0 +1,110 @@
+"""A whole run: its stages in order, then the summary, the table and the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pretrain.run.console import say, table
+from pretrain.run.directory import RunDir
+from pretrain.run.ray_cluster import ray_session
+from rl.config import RlConfig
+from rl.evaluate import KINDS, change
+from rl.figures import draw_overview, draw_samples
+from rl.session import Session
+from rl.stages import STAGES, Run, heldout_samples, load_evaluation
+
+RUNS = Path("runs")
+"""Parent of all run directories, relative to where the command is given."""
+
+
+def run_recipe(cfg: RlConfig) -> None:
+    """Run the configured stages; finished ones are skipped, an interrupted one goes on."""
+    folder = RunDir(RUNS / cfg.run)
+    checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
+    with folder.exclusive(), ray_session(), Session(cfg) as session:
+        run = Run(cfg, folder, session, checkpoint)
+        for name in cfg.stages:
+            STAGES[name](run)
+    summary = folder.write_summary(_evaluation_summary(folder, cfg))
+    if "evaluation" in summary:
+        _show(summary)
+        _draw(folder, cfg, summary)
+    say(f"policy: {run.checkpoint}")
+    say(f"summary: {folder.path / 'summary.json'}")
+
+
+def _evaluation_summary(folder: RunDir, cfg: RlConfig) -> dict[str, Any]:
+    if not {"evaluate_before", "evaluate_after"} <= set(cfg.stages):
+        return {}
+    before = load_evaluation(folder, "evaluate_before")
+    after = load_evaluation(folder, "evaluate_after")
+    return {
+        "evaluation": {
+            "before": before.table(),
+            "after": after.table(),
+            "change": change(before, after),
+            "by_task": {"before": before.by_task(), "after": after.by_task()},
+            "behaviour": {"before": before.behaviour(), "after": after.behaviour()},
+        }
+    }
+
+
+def _show(summary: dict[str, Any]) -> None:
+    table(
+        "Stages",
+        ["stage", "seconds", "held-out"],
+        [
+            [stage["name"], round(stage["seconds"], 1), _score(stage)]
+            for stage in summary["stages"]
+        ],
+    )
+    evaluation = summary["evaluation"]
+    rows = []
+    for mode in evaluation["before"]:
+        for kind in KINDS:
+            cells = [evaluation[when][mode][kind] for when in ("before", "after", "change")]
+            rows.append([mode, kind, *(_leaf(cell) for cell in cells), cells[0]["n"]])
+    table(
+        "Held-out accuracy (95 % intervals; change: paired)",
+        ["mode", "measure", "before RL", "after RL", "change", "n"],
+        rows,
+    )
+
+
+def _score(stage: dict[str, Any]) -> str:
+    accuracy = stage["metrics"].get("accuracy")
+    return _leaf(accuracy) if isinstance(accuracy, dict) else ""
+
+
+def _leaf(leaf: dict[str, Any]) -> str:
+    return f"{leaf['value']:.3f} [{leaf['low']:.3f}, {leaf['high']:.3f}]"
+
+
+def _draw(folder: RunDir, cfg: RlConfig, summary: dict[str, Any]) -> None:
+    metrics = folder.stage("gspo").metrics_file
+    picture = draw_overview(summary, metrics, folder.path / "overview.png")
+    say(f"picture: {picture}")
+    samples = heldout_samples(cfg)[:8]
+    before, after = (load_evaluation(folder, f"evaluate_{when}") for when in ("before", "after"))
+    mode = "auto_think" if "auto_think" in cfg.evaluation.modes else cfg.evaluation.modes[0]
+    answers = {
+        (name, record["id"]): record["response"]
+        for name, result in (("before", before), ("after", after))
+        for record in result.records
+        if record["mode"] == mode
+    }
+    images, captions = [], []
+    for sample in samples:
+        media = sample.media()
+        if not media or media[0]["type"] != "image":
+            continue
+        question = sample.messages[-1]["content"][-1]["text"]
+        images.append(media[0]["image"])
+        captions.append(
+            f"{question} (truth: {sample.answer}; {mode})\n"
+            f"before: {answers['before', sample.id]}\nafter: {answers['after', sample.id]}"
+        )
+    if images:
+        picture = draw_samples(images, captions, folder.path / "samples.png")
+        say(f"picture: {picture}")

@@ -1,0 +1,167 @@
+"""From samples to scored groups: encode, generate, score, and retry with hints.
+
+Invariant: the same seed, step and weights give the same groups, whatever was generated before;
+nothing is re-tokenised — responses are decoded for the rules only, token ids go to the learner.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pretrain.data.render import render
+from pretrain.data.sample import Sample
+from pretrain.keye_vl.prompt import PromptEncoder
+from rewards.pool import RewardPool
+from rl.groups import Group
+from rollout.config import SamplingConfig
+from rollout.engines import EnginePool
+from rollout.seeds import stable_seed
+from rollout.trajectory import Trajectory
+
+
+class Rollouts:
+    """Engines, tokenizer and rules behind one call.
+
+    Args:
+        engines: running vLLM engines.
+        encoder: makes prompts for engine and learner alike.
+        rewards: running rule workers.
+        sampling: limits of a response; temperature and n are given per call.
+    """
+
+    def __init__(
+        self,
+        engines: EnginePool,
+        encoder: PromptEncoder,
+        rewards: RewardPool,
+        sampling: SamplingConfig,
+    ) -> None:
+        self.engines = engines
+        self.encoder = encoder
+        self.rewards = rewards
+        self.sampling = sampling
+        self.seconds: Counter[str] = Counter()
+        """Seconds spent since the last `take_seconds`, by phase: encode, generate, reward."""
+
+    def groups(
+        self,
+        samples: Sequence[Sample],
+        *,
+        n: int,
+        seed: int,
+        temperature: float | None = None,
+        hint_levels: Sequence[int] | None = None,
+    ) -> list[Group]:
+        """`n` scored responses to each sample, in order.
+
+        Args:
+            samples: prompts; each one's mode decides its tag and the format rule.
+            n: responses a prompt.
+            seed: with a sample's id and hint level it decides the sampling noise.
+            temperature: 0 is greedy; default: the configured one.
+            hint_levels: one a sample; 0 shows no hint.
+        """
+        levels = list(hint_levels) if hint_levels is not None else [0] * len(samples)
+        sampling = self.sampling
+        if temperature is not None:
+            sampling = replace(sampling, temperature=temperature)
+        started = time.perf_counter()
+        prompts = [
+            self.encoder.encode(render(sample, level), sample.id)
+            for sample, level in zip(samples, levels, strict=True)
+        ]
+        encoded = time.perf_counter()
+        trajectories = self.engines.generate(
+            prompts,
+            sampling,
+            seeds=[
+                stable_seed(seed, sample.id, sample.mode, level)
+                for sample, level in zip(samples, levels, strict=True)
+            ],
+            n=n,
+            sample_ids=[sample.id for sample in samples],
+            hint_levels=levels,
+        )
+        generated = time.perf_counter()
+        texts = [[self.decode(t) for t in group] for group in trajectories]
+        scores = self._score(samples, texts)
+        self.seconds["encode"] += encoded - started
+        self.seconds["generate"] += generated - encoded
+        self.seconds["reward"] += time.perf_counter() - generated
+        return [
+            Group(*parts)
+            for parts in zip(samples, levels, prompts, trajectories, texts, scores, strict=True)
+        ]
+
+    def decode(self, trajectory: Trajectory) -> str:
+        """The response's text: its end-of-turn token is left out, grounding tokens are not."""
+        ids = trajectory.response_ids
+        if trajectory.finish_reason == "stop":
+            ids = ids[:-1]
+        return self.encoder.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+
+    def _score(self, samples: Sequence[Sample], texts: Sequence[Sequence[str]]) -> list[list[Any]]:
+        rows = [sample.to_row(media=False) for sample in samples]
+        items = [
+            (text, row) for row, group in zip(rows, texts, strict=True) for text in group
+        ]
+        scores = iter(self.rewards.score(items))
+        return [[next(scores) for _ in group] for group in texts]
+
+    def take_seconds(self) -> dict[str, float]:
+        """`time/encode|generate|reward` since the last call."""
+        taken = {f"time/{phase}": seconds for phase, seconds in self.seconds.items()}
+        self.seconds.clear()
+        return taken
+
+
+def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """`rollout/*` and `reward/*` of a batch of groups, per mode and per rule by name.
+
+    Accuracies count un-hinted groups only, so that a hint never looks like progress.
+    """
+    plain = [group for group in groups if group.hint_level == 0]
+    lengths = np.array([len(t.response_ids) for g in groups for t in g.trajectories])
+    reasons = [t.finish_reason for g in groups for t in g.trajectories]
+    rewards = np.concatenate([group.rewards for group in groups])
+    metrics = {
+        "rollout/responses": float(len(lengths)),
+        "rollout/tokens": float(lengths.sum()),
+        "rollout/length_mean": float(lengths.mean()),
+        "rollout/length_max": float(lengths.max()),
+        "rollout/truncated_share": reasons.count("length") / len(reasons),
+        "reward/mean": float(np.nanmean(rewards)),
+        "reward/std": float(np.nanstd(rewards)),
+    }
+    for mode in sorted({group.sample.mode for group in plain}):
+        chosen = [group for group in plain if group.sample.mode == mode]
+        metrics[f"reward/accuracy/{mode}"] = float(np.mean([g.correct.mean() for g in chosen]))
+        metrics[f"rollout/reasoned_share/{mode}"] = float(
+            np.mean([g.reasoned.mean() for g in chosen])
+        )
+    if plain:
+        metrics["reward/accuracy"] = float(np.mean([g.correct.mean() for g in plain]))
+        metrics["reward/solved_share"] = float(np.mean([g.solved for g in plain]))
+    return metrics | _rule_metrics(groups)
+
+
+def _rule_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    parts: dict[str, list[Any]] = {}
+    for group in groups:
+        for score in group.scores:
+            for rule, result in score.parts.items():
+                parts.setdefault(rule, []).append(result)
+    metrics: dict[str, float] = {}
+    for rule, results in parts.items():
+        values = [result.value for result in results if result.value is not None]
+        if values:
+            metrics[f"reward/{rule}/mean"] = float(np.mean(values))
+        metrics[f"reward/{rule}/failed_share"] = 1 - len(values) / len(results)
+        metrics[f"reward/{rule}/seconds"] = float(np.sum([r.seconds for r in results]))
+    return metrics

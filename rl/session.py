@@ -1,0 +1,87 @@
+"""The long-lived processes of a run: engines and reward workers, started once and shared by stages.
+
+Starting an engine takes many seconds and loading other weights into it takes milliseconds, so a
+stage that needs another checkpoint of the same architecture gets the running engines with that
+checkpoint's weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from safetensors import safe_open
+
+from pretrain.keye_vl.checkpoint import load_processor
+from pretrain.keye_vl.prompt import PromptEncoder
+from pretrain.run.directory import read_json
+from pretrain.run.errors import KeyeError
+from rewards.pool import RewardPool
+from rl.config import RlConfig
+from rl.rollouts import Rollouts
+from rollout.engines import EnginePool
+
+
+class Session:
+    """Engines and reward workers of one process; a context manager."""
+
+    def __init__(self, cfg: RlConfig) -> None:
+        self.cfg = cfg
+        self._engines: EnginePool | None = None
+        self._architecture: dict[str, Any] = {}
+        self._rewards: RewardPool | None = None
+
+    def rollouts(self, checkpoint: Path) -> Rollouts:
+        """Rollouts of `checkpoint`'s weights; raises `KeyeError` when there is no checkpoint."""
+        encoder = PromptEncoder(load_processor(checkpoint), self.cfg.engine.max_length)
+        if self._rewards is None:
+            self._rewards = RewardPool(self.cfg.rewards)
+        return Rollouts(self._engines_with(checkpoint), encoder, self._rewards, self.cfg.sampling)
+
+    def _engines_with(self, checkpoint: Path) -> EnginePool:
+        architecture = read_json(checkpoint / "config.json")
+        if not architecture:
+            raise KeyeError(
+                f"{checkpoint} holds no checkpoint (no config.json). Give checkpoint=DIRECTORY, a "
+                "Hugging Face directory, or run the stages that make one."
+            )
+        if self._engines is not None and architecture == self._architecture:
+            self._engines.update_weights(read_weights(checkpoint), self._engines.version + 1)
+            return self._engines
+        self.close_engines()
+        self._engines = EnginePool(self.cfg.engine, str(checkpoint))
+        self._architecture = architecture
+        return self._engines
+
+    def close_engines(self) -> None:
+        """End the engines: a stage that needs the cores for itself runs without them."""
+        if self._engines is not None:
+            self._engines.close()
+            self._engines = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close_engines()
+        if self._rewards is not None:
+            self._rewards.close()
+            self._rewards = None
+
+
+def read_weights(checkpoint: Path) -> dict[str, Any]:
+    """All tensors of a checkpoint's safetensors files by name, on the CPU."""
+    files = sorted(checkpoint.glob("*.safetensors"))
+    if not files:
+        raise KeyeError(f"{checkpoint} has no safetensors file; only safetensors are loaded")
+    weights: dict[str, Any] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    return weights

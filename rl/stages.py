@@ -1,0 +1,163 @@
+"""The stages of a post-training run, in order, each in its own folder of `runs/NAME/`.
+
+Invariant: a stage's hash contains its configuration and the hashes of the stages it starts from, so
+nothing finished is run again and nothing stale is built upon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain.data.sample import Sample
+from pretrain.data.stream import heldout
+from pretrain.keye_vl.checkpoint import checkpoint_shapes, load_config
+from pretrain.run.command import config_dict
+from pretrain.run.directory import RunDir, StageDir
+from pretrain.run.errors import KeyeError
+from pretrain.run.metrics import MetricLogger
+from pretrain.run.stages import run_stage
+from pretrain.stages import run_stages as run_pretrain_stages
+from rl.cold_start import ColdStartTraces
+from rl.config import RlConfig
+from rl.evaluate import Evaluation, evaluate
+from rl.launch import announce
+from rl.learner import LearnerGroup
+from rl.prompts import open_prompts
+from rl.session import Session
+from rl.sft import run_sft
+from rl.train import Job, train
+from rollout.hint_sampler import HintSampler
+
+RECORDS = "evaluation.jsonl"
+"""Per-prompt outcomes in an evaluation stage's folder."""
+
+
+@dataclass(slots=True)
+class Run:
+    """A run in progress: what stages share."""
+
+    cfg: RlConfig
+    folder: RunDir
+    session: Session
+    checkpoint: Path | None
+    """The newest policy; None before any stage has made one."""
+    made_by: str = ""
+    """The stage of this run that made it; empty for one given by the user."""
+
+    def policy(self) -> Path:
+        """The newest policy; `KeyeError` when there is none yet."""
+        if self.checkpoint is None:
+            raise KeyeError(
+                f"run {self.folder.path.name}: no policy to start from. Give "
+                "checkpoint=DIRECTORY (a Hugging Face directory), or stages that make one."
+            )
+        return self.checkpoint
+
+    def stage(
+        self, name: str, cfg: Any, body: Callable[[StageDir], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Run one stage on the newest policy, unless it is complete already."""
+        inputs = (self.made_by,) if self.made_by else ()
+        identity = {"cfg": config_dict(cfg), "checkpoint": "" if inputs else self.cfg.checkpoint}
+        return run_stage(self.folder, name, identity, body, inputs=inputs)
+
+    def advance(self, name: str) -> None:
+        """From here on the newest policy is stage `name`'s."""
+        self.checkpoint = self.folder.stage(name).checkpoint
+        self.made_by = name
+
+
+def pretrain(run: Run) -> None:
+    """All pre-training stages, down to the fused base checkpoint."""
+    cfg = run.cfg.pretrain
+    run_pretrain_stages(cfg, run.folder)
+    run.advance(cfg.stages[-1])
+
+
+def cold_start(run: Run) -> None:
+    """Supervised traces in all modes."""
+    cfg = run.cfg.cold_start
+    source = run.policy()
+
+    def body(stage: StageDir) -> dict[str, Any]:
+        return run_sft(source, ColdStartTraces(cfg), cfg.sft, stage)
+
+    run.stage("cold_start", cfg, body)
+    run.advance("cold_start")
+
+
+def evaluation(run: Run, name: str) -> None:
+    """Held-out accuracy of the newest policy; the same samples whenever it is called."""
+    cfg = run.cfg.evaluation
+
+    def body(stage: StageDir) -> dict[str, Any]:
+        rollouts = run.session.rollouts(run.policy())
+        result = evaluate(rollouts, heldout_samples(run.cfg), cfg.modes)
+        result.save(stage.path / RECORDS)
+        return {
+            "table": result.table(),
+            "by_task": result.by_task(),
+            "behaviour": result.behaviour(),
+        }
+
+    run.stage(name, [cfg, run.cfg.sampling], body)
+
+
+def heldout_samples(cfg: RlConfig) -> list[Sample]:
+    """The evaluation's samples: the world's held-out split, or a file."""
+    return heldout(cfg.evaluation.tasks, cfg.evaluation.samples, cfg.evaluation.seed)
+
+
+def load_evaluation(folder: RunDir, name: str) -> Evaluation:
+    """The records of an evaluation stage."""
+    return Evaluation.load(folder.stage(name).path / RECORDS)
+
+
+def gspo(run: Run) -> None:
+    """The RL loop."""
+    cfg = run.cfg
+    source = run.policy()
+
+    def body(stage: StageDir) -> dict[str, Any]:
+        shapes = checkpoint_shapes(load_config(source))
+        announce(cfg, sum(_size(shape) for shape in shapes.values()))
+        rollouts = run.session.rollouts(source)
+        learner = LearnerGroup(cfg.learner, source, total_updates=cfg.gspo.steps)
+        try:
+            with MetricLogger(stage, cfg.wandb, config_dict(cfg)) as log:
+                return train(
+                    Job(
+                        cfg=cfg.gspo,
+                        stage=stage,
+                        source=open_prompts(cfg.data),
+                        rollouts=rollouts,
+                        hints=HintSampler(cfg.hints),
+                        learner=learner,
+                        log=log,
+                    )
+                )
+        finally:
+            learner.close()
+
+    parts = [cfg.gspo, cfg.data, cfg.hints, cfg.learner, cfg.sampling]
+    run.stage("gspo", parts, body)
+    run.advance("gspo")
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "pretrain": pretrain,
+    "cold_start": cold_start,
+    "evaluate_before": lambda run: evaluation(run, "evaluate_before"),
+    "gspo": gspo,
+    "evaluate_after": lambda run: evaluation(run, "evaluate_after"),
+}

@@ -1,0 +1,142 @@
+"""The GSPO loop.
+
+Invariants: a step is done when its state is saved; what came after the last saved step is redone,
+with the same prompts and the same noise, so each prompt enters exactly one update of the final
+weights' history. The engines always sample with the learner's newest weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pretrain.data.sample import Sample
+from pretrain.run.console import Progress, say
+from pretrain.run.directory import StageDir
+from pretrain.run.errors import KeyeError
+from pretrain.run.metrics import MetricLogger
+from rl.config import GspoConfig
+from rl.groups import Group, to_training
+from rl.learner import LearnerGroup
+from rl.prompts import PromptSource
+from rl.rollouts import Rollouts, rollout_metrics
+from rl.tables import sample_table
+from rollout.hint_sampler import HintSampler
+from rollout.seeds import stable_seed
+
+
+@dataclass(slots=True)
+class Job:
+    """Everything the loop touches, already running."""
+
+    cfg: GspoConfig
+    stage: StageDir
+    source: PromptSource
+    rollouts: Rollouts
+    hints: HintSampler
+    learner: LearnerGroup
+    log: MetricLogger
+
+
+def train(job: Job) -> dict[str, Any]:
+    """Improve the policy for `cfg.steps` steps and export it; returns a summary."""
+    step = first = resume(job)
+    updates = 0
+    metrics: dict[str, float] = {}
+    with Progress("gspo", total=job.cfg.steps) as bar:
+        bar.advance(step)
+        while step < job.cfg.steps:
+            started = time.perf_counter()
+            samples = job.source.take(job.cfg.prompts_per_step)
+            groups, metrics = sample_groups(job, samples, step)
+            sequences, dropped = to_training(groups)
+            metrics |= dropped
+
+            learning = time.perf_counter()
+            if len(sequences) >= job.learner.cfg.mini_batches * job.learner.cfg.world_size:
+                metrics |= job.learner.update(sequences)
+                updates += 1
+            metrics["time/learn"] = time.perf_counter() - learning
+
+            step += 1
+            syncing = time.perf_counter()
+            job.rollouts.engines.update_weights(job.learner.weights(), version=step)
+            metrics["time/sync"] = time.perf_counter() - syncing
+            metrics["time/step"] = time.perf_counter() - started
+
+            job.log.log(metrics, step)
+            if step % job.cfg.table_every == 0:
+                table = sample_table(groups, sequences, job.cfg.table_groups)
+                job.log.table("samples", *table, step=step)
+            if step % job.cfg.save_every == 0 or step == job.cfg.steps:
+                job.learner.save(job.stage.state, step, progress(job))
+            bar.advance(1, note=f"reward {metrics['reward/mean']:.3f}")
+    if step > first and not updates:
+        raise KeyeError(
+            f"GSPO: {step - first} steps and not one update: in every batch all groups were all "
+            "right or all wrong, so there was nothing to learn. Choose prompts that the policy "
+            "solves sometimes, or a larger gspo.group_size."
+        )
+    job.learner.export(job.stage.checkpoint)
+    return summary(job, metrics)
+
+
+def sample_groups(
+    job: Job, samples: Sequence[Sample], step: int
+) -> tuple[list[Group], dict[str, float]]:
+    """One batch of groups, hinted where nothing was solved, and its metrics."""
+    seed = stable_seed(job.cfg.seed, step)
+
+    def generate(asked: Sequence[Sample], levels: Sequence[int]) -> list[Group]:
+        return job.rollouts.groups(
+            asked, n=job.cfg.group_size, seed=seed, hint_levels=levels
+        )
+
+    groups, hint_metrics = job.hints.sample(
+        samples, generate, is_solved=lambda group: group.solved
+    )
+    metrics = rollout_metrics(groups) | hint_metrics
+    metrics |= job.rollouts.take_seconds()
+    metrics["perf/rollout_tokens_per_second"] = (
+        metrics["rollout/tokens"] / metrics["time/generate"]
+    )
+    return groups, metrics
+
+
+def progress(job: Job) -> dict[str, Any]:
+    """What the loop needs, beside the learner's state, to go on after this step."""
+    return {"source": job.source.state(), "hints": job.hints.state()}
+
+
+def resume(job: Job) -> int:
+    """Restore the last complete state; returns the steps done (0 for a fresh stage)."""
+    loaded = job.learner.load(job.stage.state)
+    if loaded is None:
+        job.log.truncate(0)
+        return 0
+    step, state = loaded
+    job.source.load_state(state["source"])
+    job.hints.load_state(state["hints"])
+    job.log.truncate(step)
+    job.rollouts.engines.update_weights(job.learner.weights(), version=step)
+    say(f"gspo: goes on after step {step} of {job.cfg.steps}")
+    return step
+
+
+def summary(job: Job, last: dict[str, float]) -> dict[str, Any]:
+    """What the stage's `summary.json` says of the loop: its last ten steps, and its size."""
+    from pretrain.run.metrics import read_rows
+
+    rows = read_rows(job.stage.metrics_file)
+    recent = rows[-10:]
+    keys = ("reward/mean", "reward/accuracy", "gspo/clip_fraction", "time/step")
+    averages = {
+        key: float(np.mean([row[key] for row in recent if row.get(key) is not None]))
+        for key in keys
+        if any(row.get(key) is not None for row in recent)
+    }
+    return {"steps": job.cfg.steps, **averages}
