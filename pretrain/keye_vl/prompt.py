@@ -1,0 +1,284 @@
+"""Samples as token ids and patches, and batches of them packed for the model.
+
+Token ids are the truth: a prompt is tokenised once, here, and the same ids go to the learner
+(placeholders expanded) and to the engine (one placeholder per medium, which vLLM expands alike).
+Media are never truncated; the placeholders must add up to the visual tokens, or the sample's id is
+named in an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pretrain.keye_vl.configuration import KeyeVL1_5Config
+from pretrain.keye_vl.image_processing import to_rgb
+from pretrain.keye_vl.mrope import packed_positions, visual_mask
+from pretrain.keye_vl.processing import KeyeVL1_5Processor
+from pretrain.keye_vl.tokenizer import END_OF_TURN
+from pretrain.run.errors import KeyeError
+
+
+@dataclass(slots=True)
+class EncodedPrompt:
+    """One prompt, for the learner and for the engine."""
+
+    ids: np.ndarray
+    """int32 `[P]`, placeholders expanded: what the model is conditioned on."""
+    engine_ids: list[int]
+    """One placeholder per medium: what vLLM is given."""
+    pixel_values: np.ndarray | None = None
+    """float32 `[N, 3, 14, 14]` patches of all images and frames, in order of appearance."""
+    grid_thw: np.ndarray | None = None
+    """int64 `[M, 3]`, a row per image or video frame."""
+    engine_media: dict[str, list] = field(default_factory=dict)
+    """vLLM's `multi_modal_data`."""
+    engine_kwargs: dict[str, Any] = field(default_factory=dict)
+    """vLLM's `mm_processor_kwargs`; empty for images."""
+
+
+class PromptEncoder:
+    """Chat messages → `EncodedPrompt`, through a checkpoint's tokenizer and image processor."""
+
+    def __init__(self, processor: KeyeVL1_5Processor, max_length: int) -> None:
+        """`max_length`: most tokens of a prompt (with its reply, in `encode_example`)."""
+        self.processor = processor
+        self.max_length = max_length
+        self.tokenizer = processor.tokenizer
+        self._encode_text = processor.tokenizer.backend_tokenizer.encode
+        ids = processor.tokenizer.convert_tokens_to_ids
+        self._image_id, self._video_id = ids(processor.image_token), ids(processor.video_token)
+        self._end_of_turn = ids(END_OF_TURN)
+
+    def encode(self, messages: list[dict], sample_id: str) -> EncodedPrompt:
+        """The prompt that ends where the assistant's reply begins.
+
+        Raises:
+            KeyeError: too long, unreadable media, or placeholders that don't match the media.
+        """
+        media = [
+            part
+            for message in messages
+            if not isinstance(message["content"], str)
+            for part in message["content"]
+            if part.get("type") in ("image", "video")
+        ]
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        engine_ids = self._encode_text(text, add_special_tokens=False).ids
+        try:
+            prompt = self._expand(engine_ids, media)
+        except KeyeError as error:
+            raise KeyeError(f"sample {sample_id}: {error}") from error
+        self._check_length(len(prompt.ids), sample_id)
+        return prompt
+
+    def encode_example(
+        self, messages: list[dict], sample_id: str
+    ) -> tuple[EncodedPrompt, np.ndarray]:
+        """A prompt and the reply to learn: int32 `[R]`, ending with the end-of-turn token.
+
+        The last message is the assistant's reply.
+        """
+        *prompt_messages, reply = messages
+        if reply["role"] != "assistant" or not prompt_messages:
+            raise KeyeError(f"sample {sample_id}: the last message must be the assistant's reply")
+        prompt = self.encode(prompt_messages, sample_id)
+        content = reply["content"]
+        text = content if isinstance(content, str) else "".join(p["text"] for p in content)
+        ids = self._encode_text(text, add_special_tokens=False).ids
+        if self._image_id in ids or self._video_id in ids:
+            raise KeyeError(f"sample {sample_id}: a visual placeholder token in the reply")
+        reply_ids = np.array([*ids, self._end_of_turn], dtype=np.int32)
+        self._check_length(len(prompt.ids) + len(reply_ids), sample_id)
+        return prompt, reply_ids
+
+    def _check_length(self, length: int, sample_id: str) -> None:
+        if length > self.max_length:
+            raise KeyeError(
+                f"sample {sample_id}: {length} tokens, but at most {self.max_length} fit "
+                "(media are never truncated): raise the maximum length or use smaller media"
+            )
+
+    def _expand(self, engine_ids: list[int], media: list[dict]) -> EncodedPrompt:
+        """Replace each placeholder by its medium's tokens, and encode the media."""
+        ids = np.array(engine_ids, dtype=np.int32)
+        where = np.flatnonzero((ids == self._image_id) | (ids == self._video_id))
+        kinds = ["image" if ids[i] == self._image_id else "video" for i in where]
+        if kinds != [part["type"] for part in media]:
+            raise KeyeError(
+                f"placeholders {kinds} in the text, but media {[part['type'] for part in media]}: "
+                "texts may not contain <|image_pad|> or <|video_pad|>"
+            )
+        if not media:
+            return EncodedPrompt(ids, engine_ids)
+        pieces, patches, grids = [], [], []
+        engine_media: dict[str, list] = {}
+        engine_kwargs: dict[str, Any] = {}
+        last = 0
+        for place, part in zip(where.tolist(), media, strict=True):
+            encode = self._image if part["type"] == "image" else self._video
+            span, values, rows, item, kwargs = encode(part)
+            pieces += [ids[last:place], span]
+            patches.append(values)
+            grids += rows
+            engine_media.setdefault(part["type"], []).append(item)
+            for key, value in kwargs.items():
+                engine_kwargs.setdefault(key, []).append(value)
+            last = place + 1
+        pieces.append(ids[last:])
+        return EncodedPrompt(
+            np.concatenate(pieces),
+            engine_ids,
+            patches[0] if len(patches) == 1 else np.concatenate(patches),
+            np.array(grids, dtype=np.int64),
+            engine_media,
+            engine_kwargs,
+        )
+
+    def _image(self, part: dict) -> tuple[np.ndarray, np.ndarray, list, Image.Image, dict]:
+        pixels = to_rgb(part["image"])
+        patches, grid = self.processor.image_processor.encode_image(pixels)
+        count = grid[1] * grid[2] // self.processor.image_processor.merge_size**2
+        span = np.full(count, self._image_id, dtype=np.int32)
+        return span, patches, [grid], Image.fromarray(pixels), {}
+
+    def _video(self, part: dict) -> tuple[np.ndarray, np.ndarray, list, np.ndarray, dict]:
+        frames = np.stack([to_rgb(frame) for frame in part["video"]])
+        types, times = part.get("frame_types"), part.get("timestamps")
+        slow, fast = part.get("slow_size"), part.get("fast_size")
+        patches, rows = self.processor.encode_frames(frames, types, slow, fast)
+        text = self.processor.video_text(rows, types, times)
+        span = np.array(self._encode_text(text, add_special_tokens=False).ids, dtype=np.int32)
+        kwargs = {"frame_types": types, "timestamps": times, "slow_size": slow, "fast_size": fast}
+        return span, patches, rows, frames, {k: v for k, v in kwargs.items() if v is not None}
+
+
+@dataclass(slots=True)
+class PackedSequences:
+    """A batch of prompts with their replies, packed, as torch tensors."""
+
+    input_ids: Tensor
+    """int64 `[1, T]`"""
+    position_ids: Tensor
+    """int64 `[3, 1, T]`"""
+    cu_seqlens: Tensor
+    """int32 `[B + 1]`"""
+    prompt_lengths: Tensor
+    """int64 `[B]`"""
+    response_index: Tensor
+    """int64 `[K]` packed positions whose logits predict the response tokens, sequence by sequence"""
+    response_lengths: Tensor
+    """int64 `[B]`, summing to K"""
+    pixel_values: Tensor | None
+    """float32 `[N, 3, 14, 14]`, shared media once"""
+    grid_thw: Tensor | None
+    """int64 `[M, 3]`"""
+    feature_index: Tensor | None
+    """int64 `[placeholders]` row of the projector's output; None when no medium is shared"""
+
+    @property
+    def targets(self) -> Tensor:
+        """int64 `[K]`: the response tokens that `response_index` predicts."""
+        return self.input_ids[0, self.response_index + 1]
+
+    def model_inputs(self) -> dict[str, Tensor | None]:
+        """Arguments of the model's forward; its logits are `[K, V]`, one row per response token."""
+        return {
+            "input_ids": self.input_ids,
+            "position_ids": self.position_ids,
+            "cu_seqlens": self.cu_seqlens,
+            "prompt_lengths": self.prompt_lengths,
+            "logits_index": self.response_index,
+            "pixel_values": self.pixel_values,
+            "grid_thw": self.grid_thw,
+            "feature_index": self.feature_index,
+        }
+
+    def to(self, device: torch.device | str) -> PackedSequences:
+        """The same batch on another device."""
+        moved = {
+            name: value.to(device) if (value := getattr(self, name)) is not None else None
+            for name in self.__dataclass_fields__
+        }
+        return PackedSequences(**moved)
+
+
+def pack(
+    prompts: Sequence[EncodedPrompt],
+    replies: Sequence[np.ndarray],
+    config: KeyeVL1_5Config,
+    *,
+    share: Sequence[int] | None = None,
+) -> PackedSequences:
+    """Pack prompt i followed by reply i, for all i.
+
+    Args:
+        prompts: one per sequence; the same object may stand several times (a group's responses).
+        replies: int `[R_i]` response tokens, possibly empty.
+        config: the model's configuration.
+        share: sequences with equal numbers have the same media, which are encoded once; by default
+            those with the same prompt object.
+    """
+    prompt_lengths = np.array([len(p.ids) for p in prompts], dtype=np.int64)
+    response_lengths = np.array([len(r) for r in replies], dtype=np.int64)
+    ends = np.cumsum(prompt_lengths + response_lengths)
+    bounds = np.concatenate(([0], ends))
+    pieces = [piece for pair in zip(prompts, replies, strict=True) for piece in _ids(*pair)]
+    ids = np.concatenate(pieces).astype(np.int64)
+    mask = visual_mask(ids, config.visual_token_ids, bounds, prompt_lengths)
+    grids = [p.grid_thw for p in prompts if p.grid_thw is not None]
+    merge = config.vision_config.spatial_merge_size
+    positions = packed_positions(mask, bounds, np.concatenate(grids) if grids else None, merge)
+    # Response token j of a sequence is predicted one place earlier.
+    first = bounds[:-1] + prompt_lengths - 1
+    ordinal = np.arange(response_lengths.sum()) - np.repeat(
+        np.cumsum(response_lengths) - response_lengths, response_lengths
+    )
+    keys = [id(p) for p in prompts] if share is None else list(share)
+    pixel_values, grid_thw, feature_index = _shared_media(prompts, keys, merge)
+    return PackedSequences(
+        input_ids=torch.from_numpy(ids)[None],
+        position_ids=torch.from_numpy(positions)[:, None],
+        cu_seqlens=torch.from_numpy(bounds.astype(np.int32)),
+        prompt_lengths=torch.from_numpy(prompt_lengths),
+        response_index=torch.from_numpy(np.repeat(first, response_lengths) + ordinal),
+        response_lengths=torch.from_numpy(response_lengths),
+        pixel_values=pixel_values,
+        grid_thw=grid_thw,
+        feature_index=feature_index,
+    )
+
+
+def _ids(prompt: EncodedPrompt, reply: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return prompt.ids, np.asarray(reply)
+
+
+def _shared_media(
+    prompts: Sequence[EncodedPrompt], keys: list[int], merge: int
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Patches and grids of distinct media, and where each sequence finds its features."""
+    rows: dict[int, np.ndarray] = {}
+    distinct, index, total = [], [], 0
+    for prompt, key in zip(prompts, keys, strict=True):
+        if prompt.grid_thw is None:
+            continue
+        if key not in rows:
+            count = int(prompt.grid_thw.prod(1).sum()) // merge**2
+            rows[key] = np.arange(total, total + count)
+            total += count
+            distinct.append(prompt)
+        index.append(rows[key])
+    if not distinct:
+        return None, None, None
+    pixels = torch.from_numpy(np.concatenate([p.pixel_values for p in distinct]))
+    grids = torch.from_numpy(np.concatenate([p.grid_thw for p in distinct]))
+    shared = len(distinct) < len(index)
+    return pixels, grids, torch.from_numpy(np.concatenate(index)) if shared else None
