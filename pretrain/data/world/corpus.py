@@ -18,6 +18,7 @@ from pretrain.data.world.tasks import TASKS, textual
 from pretrain.data.world.text import WORDS
 
 _WORD = re.compile(r"[A-Za-z_]+")
+_SPECIAL = re.compile(r"<.*?>")
 _SAMPLES_PER_TASK = 60
 # Common enough that byte-pair merging completes every word before the vocabulary is full.
 _REPEATS = 20
@@ -31,7 +32,7 @@ def corpus(n: int, seed: int = 0) -> Iterator[str]:
     for name in names:
         for _ in range(_SAMPLES_PER_TASK):
             for text in _texts(TASKS[name](rng, "train")):
-                words.update(_WORD.findall(text))
+                words.update(_WORD.findall(_SPECIAL.sub("", text)))
     listed = sorted(words)
     for _ in range(_REPEATS):
         yield "".join(f"{word}\n" for word in listed)
