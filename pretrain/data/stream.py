@@ -16,7 +16,7 @@ import numpy as np
 
 from pretrain.data.cursor import Cursor
 from pretrain.data.sample import MODES, Sample
-from pretrain.data.world import TASKS, WORLD_VERSION, Split
+from pretrain.data.world import TASKS, WORLD_VERSION
 from pretrain.run.errors import ConfigError
 
 SPLITS = ("train", "test")
@@ -29,7 +29,7 @@ class WorldStream:
         self,
         mix: Mapping[str, float],
         seed: int,
-        split: Split = "train",
+        split: str = "train",
         modes: Mapping[str, float] | None = None,
     ) -> None:
         """`mix` weighs task types; `modes` weighs response modes (default: only `no_think`).
@@ -64,6 +64,10 @@ class WorldStream:
         start = self.cursor.position
         self.cursor.position += count
         return [self[index] for index in range(start, start + count)]
+
+    def metrics(self) -> dict[str, float]:
+        """Counts for the log, under `data/`."""
+        return {"data/samples": float(self.cursor.position)}
 
     def fingerprint(self) -> str:
         """What makes two streams equal, hashed."""
