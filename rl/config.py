@@ -5,6 +5,7 @@ No `from __future__ import annotations` here: OmegaConf reads the field types at
 
 from dataclasses import dataclass, field
 
+from pretrain.data.ingest import FileDataConfig
 from pretrain.run.errors import ConfigError
 from pretrain.run.metrics import WandbConfig
 from pretrain.stages.config import PretrainConfig
@@ -19,23 +20,17 @@ RL_STAGES = ("pretrain", "cold_start", "evaluate_before", "gspo", "evaluate_afte
 
 
 @dataclass
-class DataConfig:
-    """Where prompts come from: a file of samples, or the tiny world."""
+class DataConfig(FileDataConfig):
+    """Where prompts come from: the files named in `files`, or, if none is, the tiny world."""
 
-    path: str = ""
-    """JSONL or Parquet file of samples; empty: the tiny world's endless stream."""
-    media_roots: list[str] = field(default_factory=list)
-    """Folders that media paths may point into; empty: the file's own folder."""
-    max_bad_share: float = 0.05
-    """The job stops when a larger share of the file's rows is unusable."""
     tasks: dict[str, float] = field(
         default_factory=lambda: {"digits/sum": 2.0, "digits/difference": 2.0, "digits/max": 1.0}
     )
-    """Mix of the tiny world's task types; not read when `path` is given."""
+    """Mix of the tiny world's task types; not read when `files` are given."""
     modes: dict[str, float] = field(default_factory=lambda: {"think": 1.0, "auto_think": 1.0})
-    """Mix of response modes; a file's rows bring their own."""
+    """Mix of response modes; the rows of files bring their own."""
     seed: int = 1
-    """Seed of the stream, or of the file's order."""
+    """Seed of the stream, or of the order of the files' rows."""
 
 
 @dataclass

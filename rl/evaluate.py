@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pretrain.data.ingest import FileDataConfig
 from pretrain.data.sample import Sample
 from pretrain.run.directory import atomic_write
 from rl.groups import Group
@@ -28,13 +29,13 @@ SAMPLES = 8
 
 
 @dataclass
-class EvaluationConfig:
-    """What is held out, and how it is asked."""
+class EvaluationConfig(FileDataConfig):
+    """What is held out, and how it is asked: rows of `files`, or the tiny world's test split."""
 
     tasks: dict[str, float] = field(
         default_factory=lambda: {"digits/sum": 2.0, "digits/difference": 2.0, "digits/max": 1.0}
     )
-    """Mix of the tiny world's task types; not read when `data` is given."""
+    """Mix of the tiny world's task types; not read when `files` are given."""
     samples: int = 384
     """Held-out prompts in each mode."""
     seed: int = 20_000

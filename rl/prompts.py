@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from pretrain.data.ingest import FileStream, SampleFiles
 from pretrain.data.sample import Sample
 from pretrain.data.stream import WorldStream
 from rl.config import DataConfig
@@ -19,10 +20,15 @@ class PromptSource(Protocol):
     def state(self) -> dict[str, Any]:
         """The cursor and a fingerprint of the data."""
 
+    def metrics(self) -> dict[str, float]:
+        """`data/*` counts for the log."""
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved cursor; `KeyeError` when the data are other data."""
 
 
 def open_prompts(cfg: DataConfig) -> PromptSource:
     """The source that a configuration names."""
+    if cfg.files:
+        return FileStream(SampleFiles(cfg), cfg.seed)
     return WorldStream(cfg.tasks, cfg.seed, "train", cfg.modes)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pretrain.data.ingest import SampleFiles
 from pretrain.data.sample import Sample
 from pretrain.data.stream import heldout
 from pretrain.keye_vl.checkpoint import checkpoint_shapes, load_config
@@ -19,7 +20,8 @@ from pretrain.run.directory import RunDir, StageDir
 from pretrain.run.errors import KeyeError
 from pretrain.run.metrics import MetricLogger
 from pretrain.run.stages import run_stage
-from pretrain.stages import run_stages as run_pretrain_stages
+from pretrain.stages.pipeline import final_checkpoint
+from pretrain.stages.pipeline import pretrain as run_pretraining
 from rl.cold_start import ColdStartTraces
 from rl.config import RlConfig
 from rl.evaluate import Evaluation, evaluate
@@ -73,8 +75,9 @@ class Run:
 def pretrain(run: Run) -> None:
     """All pre-training stages, down to the fused base checkpoint."""
     cfg = run.cfg.pretrain
-    run_pretrain_stages(cfg, run.folder)
-    run.advance(cfg.stages[-1])
+    run_pretraining(cfg, run.folder)
+    run.checkpoint = final_checkpoint(cfg, run.folder)
+    run.made_by = cfg.stages[-1]
 
 
 def cold_start(run: Run) -> None:
@@ -108,6 +111,9 @@ def evaluation(run: Run, name: str) -> None:
 
 def heldout_samples(cfg: RlConfig) -> list[Sample]:
     """The evaluation's samples: the world's held-out split, or a file."""
+    if cfg.evaluation.files:
+        rows = SampleFiles(cfg.evaluation)
+        return [rows[index] for index in range(min(len(rows), cfg.evaluation.samples))]
     return heldout(cfg.evaluation.tasks, cfg.evaluation.samples, cfg.evaluation.seed)
 
 

@@ -99,7 +99,7 @@ def sample_groups(
     groups, hint_metrics = job.hints.sample(
         samples, generate, is_solved=lambda group: group.solved
     )
-    metrics = rollout_metrics(groups) | hint_metrics
+    metrics = rollout_metrics(groups) | hint_metrics | job.source.metrics()
     metrics |= job.rollouts.take_seconds()
     metrics["perf/rollout_tokens_per_second"] = (
         metrics["rollout/tokens"] / metrics["time/generate"]
