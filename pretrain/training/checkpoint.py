@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from pretrain.run.directory import atomic_write
+from pretrain.run.directory import atomic_write, disk_guard
 from pretrain.run.errors import KeyeError
 from pretrain.training.engine import TrainingEngine
 
@@ -53,7 +53,7 @@ def save_state(engine: TrainingEngine, directory: Path, step: int, progress: dic
     """
     tag = f"step-{step:08d}"
     building = directory / f"{tag}.partial"
-    try:
+    with disk_guard(building):
         if engine.rank == 0:
             shutil.rmtree(building, ignore_errors=True)
             building.mkdir(parents=True)
@@ -62,12 +62,6 @@ def save_state(engine: TrainingEngine, directory: Path, step: int, progress: dic
             str(building), tag="engine", save_latest=False, exclude_frozen_parameters=False
         )
         torch.save(rng_state(), building / f"rng-{engine.rank}.pt")
-    except OSError as error:
-        free = shutil.disk_usage(directory.parent).free
-        raise KeyeError(
-            f"can't save the training state to {building}: {error.strerror or error} "
-            f"({free:,} bytes free); free some space and run the same command again"
-        ) from error
     dist.barrier()
     if engine.rank == 0:
         meta = {"step": step, "world_size": engine.world_size, "progress": progress}
@@ -118,37 +112,32 @@ def load_state(engine: TrainingEngine, directory: Path) -> tuple[int, dict] | No
     return meta["step"], meta["progress"]
 
 
-def export_checkpoint(engine: TrainingEngine, path: Path, source: Path, **config: Any) -> None:
+def export_checkpoint(
+    engine: TrainingEngine, path: Path, source: Path, *, model: Any = None
+) -> None:
     """Writes a Hugging Face checkpoint; call it on all ranks, rank 0 writes.
 
     Args:
         engine: holds the weights (whole, or sharded by ZeRO-3).
         path: target folder; complete or absent afterwards, also after a kill.
         source: checkpoint whose tokenizer and processor files go along unchanged.
-        **config: fields of the model's config to set, e.g. a new RoPE base.
+        model: what to write, when the engine trains only a part of it.
     """
     with engine.gathered():
         if engine.rank == 0:
-            write_checkpoint(engine.module, path, source, **config)
+            write_checkpoint(engine.module if model is None else model, path, source)
     dist.barrier()
 
 
-def write_checkpoint(model: Any, path: Path, source: Path, **config: Any) -> None:
-    """Writes `model` in fp32/bf16 as it is, beside the processor files of `source`."""
+def write_checkpoint(model: Any, path: Path, source: Path) -> None:
+    """Writes `model` in its own precision, with the processor files of `source`."""
     building = path.with_name(path.name + ".partial")
     shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
+    with disk_guard(path):
+        building.mkdir(parents=True)
         for file in Path(source).iterdir():
             if file.is_file() and not file.name.startswith(("model", "config.json")):
                 shutil.copy2(file, building / file.name)
-        for key, value in config.items():
-            setattr(model.config, key, value)
         model.save_pretrained(building)
-    except OSError as error:
-        free = shutil.disk_usage(path.parent).free
-        raise KeyeError(
-            f"can't write the checkpoint {path}: {error.strerror or error} ({free:,} bytes free)"
-        ) from error
     shutil.rmtree(path, ignore_errors=True)
     building.rename(path)

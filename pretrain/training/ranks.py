@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
@@ -194,33 +193,16 @@ class RankGroup(Generic[RankT]):
             raise KeyeError(
                 f"{phase}: {len(per_rank)} argument tuples for {len(chosen)} {self.name} ranks"
             )
-        refs = {
-            getattr(self._actors[rank], method).remote(*args, *(per_rank[i] if per_rank else ())):
-            rank
+        refs = [
+            getattr(self._actors[rank], method).remote(*args, *(per_rank[i] if per_rank else ()))
             for i, rank in enumerate(chosen)
-        }
-        results = self._wait(refs, phase, timeout_s)
-        return [results[rank] for rank in chosen]
-
-    def _wait(self, refs: dict[Any, int], phase: str, timeout_s: float) -> dict[int, Any]:
-        """Collects results as they come, so that one dead rank is seen while the others block."""
-        results: dict[int, Any] = {}
-        deadline = time.monotonic() + timeout_s
-        pending = list(refs)
+        ]
+        names = [f"{self.name} rank {rank} of {self.world_size}" for rank in chosen]
         try:
-            while pending:
-                left = deadline - time.monotonic()
-                done, pending = ray.wait(pending, num_returns=1, timeout=max(left, 0.0))
-                # Nothing done means the deadline has passed: the call below reports the stuck rank.
-                for ref in done or pending[:1]:
-                    worker = f"{self.name} rank {refs[ref]} of {self.world_size}"
-                    results[refs[ref]] = ray_call(
-                        ref, phase=phase, worker=worker, timeout_s=max(left, 0.1)
-                    )
+            return ray_call(refs, phase=phase, worker=names, timeout_s=timeout_s)
         except BaseException:
             self.close()
             raise
-        return results
 
     def close(self) -> None:
         """Ends every rank's process; safe to call twice."""

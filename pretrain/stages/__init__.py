@@ -1,0 +1,1 @@
+"""The pre-training stages: vit, text, align, multitask, anneal and fuse."""
