@@ -82,9 +82,9 @@ def fit_size(height: int, width: int, min_tokens: int, max_tokens: int) -> Size:
     """A size with at most `max_tokens` tokens, for a frame of any shape.
 
     The size of `smart_resize` where that lies within both bounds; else the grid within both bounds
-    that is closest to the frame's aspect ratio; and where every such grid would squash the frame
-    by more than `MAX_SQUASH`, the largest grid below the upper bound that does not (so only the
-    lower bound ever yields, and only to awkward numbers such as primes).
+    that is closest to the frame's aspect ratio; and where even that one would squash the frame by
+    more than `MAX_SQUASH`, the grid below the upper bound with the most tokens per factor of
+    squash (so only the lower bound ever yields, and only to awkward numbers such as primes).
     """
     if max(height, width) / min(height, width) <= MAX_ASPECT:
         size = smart_resize(height, width, min_tokens, max_tokens)
@@ -97,11 +97,7 @@ def fit_size(height: int, width: int, min_tokens: int, max_tokens: int) -> Size:
     best = np.lexsort((-tokens[allowed], squash[allowed].round(9)))[0]
     choice = np.flatnonzero(allowed)[best]
     if squash[choice] > math.log(MAX_SQUASH) + 1e-9:
-        gentle = np.flatnonzero(squash <= math.log(MAX_SQUASH) + 1e-9)
-        if gentle.size:
-            choice = gentle[np.lexsort((squash[gentle], -tokens[gentle]))[0]]
-        else:
-            choice = np.lexsort((-tokens, squash.round(9)))[0]
+        choice = np.argmax(np.log(tokens) - squash)
     return Size(int(rows[choice]) * FACTOR, int(columns[choice]) * FACTOR)
 
 

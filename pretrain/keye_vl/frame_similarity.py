@@ -76,9 +76,7 @@ def find_slow(
     return np.array(types, dtype=np.int32)
 
 
-def _prepare_all(
-    frames: Iterable[np.ndarray], size: Size, threads: int
-) -> Iterator[Prepared]:
+def _prepare_all(frames: Iterable[np.ndarray], size: Size, threads: int) -> Iterator[Prepared]:
     def prepare(frame: np.ndarray) -> Prepared:
         hsv = cv2.cvtColor(_resize(frame, size), cv2.COLOR_RGB2HSV)
         return Prepared(hsv, _patch_dots(hsv, hsv))
