@@ -54,6 +54,7 @@ class KeyeVL1_5Config(Qwen3Config):
 
     model_type = MODEL_TYPE
     sub_configs: ClassVar[dict[str, type]] = {"vision_config": KeyeVL1_5VisionConfig}
+    ignore_keys_at_rope_validation: ClassVar[set[str]] = {"mrope_section"}
 
     hidden_size: int = 4096
     intermediate_size: int = 12288

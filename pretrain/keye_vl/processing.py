@@ -36,8 +36,6 @@ class KeyeVL1_5Processor(ProcessorMixin):
     """Tokenizer and image processor in one, with the names vLLM's class reads."""
 
     attributes = ["image_processor", "tokenizer"]  # noqa: RUF012 (read by transformers)
-    image_processor_class = "AutoImageProcessor"
-    tokenizer_class = "AutoTokenizer"
 
     def __init__(
         self,

@@ -40,7 +40,8 @@ class EncodedPrompt:
     engine_media: dict[str, list] = field(default_factory=dict)
     """vLLM's `multi_modal_data`."""
     engine_kwargs: dict[str, Any] = field(default_factory=dict)
-    """vLLM's `mm_processor_kwargs`; empty for images."""
+    """vLLM's `mm_processor_kwargs`; empty for images. Videos: `frame_types` and `timestamps` (a tuple
+    for each video), `slow_size` and `fast_size` (height and width in pixels)."""
 
 
 class PromptEncoder:
@@ -130,8 +131,11 @@ class PromptEncoder:
             patches.append(values)
             grids += rows
             engine_media.setdefault(part["type"], []).append(item)
-            for key, value in kwargs.items():
-                engine_kwargs.setdefault(key, []).append(value)
+            # Per-video values are tuples of tuples: vLLM hashes them.
+            for key in kwargs.keys() & {"frame_types", "timestamps"}:
+                engine_kwargs[key] = (*engine_kwargs.get(key, ()), tuple(kwargs[key]))
+            for key in kwargs.keys() & {"slow_size", "fast_size"}:
+                engine_kwargs[key] = tuple(kwargs[key])
             last = place + 1
         pieces.append(ids[last:])
         return EncodedPrompt(
