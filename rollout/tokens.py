@@ -1,0 +1,46 @@
+"""Which token ids end a response and which may never be sampled.
+
+Invariant: a sampled response holds no visual token. Otherwise the learner, or vLLM when the
+response is resubmitted as part of a prompt, would look for an image behind it.
+
+The engine adds -100 to the logits of `forbidden_ids`, so its log-probs are those of a distribution
+without them (their share is below e^-100 × vocabulary). A learner that doesn't mask the same ids
+differs by log(1 - p(forbidden)); masking them with `forbidden_ids` makes both exactly the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+VISUAL_TOKENS = (
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<|frame|>",
+    "<|fast_start|>",
+    "<|fast_end|>",
+    "<image>",
+)
+"""Tokens that stand for media or frame them; a tokenizer has those of its own family."""
+
+END_TOKENS = ("<|im_end|>", "<|endoftext|>")
+"""Tokens that end a response besides the tokenizer's own end token."""
+
+
+def _ids(tokenizer: Any, names: tuple[str, ...]) -> set[int]:
+    vocabulary = tokenizer.get_vocab()
+    return {vocabulary[name] for name in names if name in vocabulary}
+
+
+def forbidden_ids(tokenizer: Any) -> list[int]:
+    """Ids that no response may contain, sorted."""
+    return sorted(_ids(tokenizer, VISUAL_TOKENS))
+
+
+def stop_ids(tokenizer: Any) -> list[int]:
+    """Ids that end a response (the end token is part of the response), sorted."""
+    ids = _ids(tokenizer, END_TOKENS)
+    if tokenizer.eos_token_id is not None:
+        ids.add(tokenizer.eos_token_id)
+    return sorted(ids)

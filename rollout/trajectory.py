@@ -1,0 +1,48 @@
+"""What a rollout hands on: one sampled response with everything the learner needs to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pretrain.keye_vl.prompt import EncodedPrompt
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """One response to one prompt, as sampled.
+
+    The log-probs are the engine's, of the distribution it sampled from (after temperature and the
+    mask of forbidden tokens), conditioned on exactly `prompt`, hint included.
+    """
+
+    sample_id: str
+    prompt: EncodedPrompt
+    """The prompt as both engine and learner see it; the responses of a group share the object."""
+    response_ids: np.ndarray
+    """int32 `[R]`, the end token included when the response ended by itself."""
+    logprobs: np.ndarray
+    """float32 `[R]`; empty when they weren't asked for."""
+    hint_level: int
+    """0: no hint; 1…5: the level of the hint in the prompt."""
+    weight_version: int
+    """Version of the weights that sampled the last token."""
+    seed: int
+    """Seed of its noise: a continuation with the same seed goes on with the same noise."""
+    finish_reason: str
+    """`stop` (end token), `length` (token limit) or `paused` (to be continued)."""
+    stale_tokens: int = 0
+    """Leading response tokens that an earlier version of the weights sampled."""
+
+    @property
+    def prompt_ids(self) -> np.ndarray:
+        """int32 `[P]`, visual placeholders expanded."""
+        return self.prompt.ids
+
+    @property
+    def length(self) -> int:
+        """Tokens in prompt and response together."""
+        return len(self.prompt.ids) + len(self.response_ids)
