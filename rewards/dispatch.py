@@ -30,7 +30,7 @@ IDLE_WAIT_S = 0.5
 
 
 class Dispatcher:
-    """Runs calls on worker processes. `add` and `need` are thread-safe, the rest is the thread's."""
+    """Runs calls on worker processes. `add` and `need` are for any thread, the rest for its own."""
 
     def __init__(self, config: RewardConfig) -> None:
         self.config = config

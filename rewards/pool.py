@@ -156,7 +156,8 @@ class _Batch:
     def _same(self, left: int, right: int) -> bool:
         a, b = self.items[left][1], self.items[right][1]
         return a is b or (
-            a.get("id") is not None and (a["id"], a.get("answer")) == (b.get("id"), b.get("answer"))
+            a.get("id") is not None
+            and all(a.get(key) == b.get(key) for key in ("id", "answer", "rewards"))
         )
 
     def _call(self, indices: Sequence[int], number: int, facts: dict[str, Any], ids: Any) -> Call:

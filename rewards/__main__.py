@@ -1,0 +1,14 @@
+"""`python -m rewards score|list key=value …`."""
+
+import sys
+
+from pretrain.run.command import Command, main
+from rewards import listing, score
+
+COMMANDS = {
+    "score": Command("rewards", score.ScoreConfig, score.run, "run a rule over a file"),
+    "list": Command("rewards_list", listing.ListConfig, listing.run, "show every rule"),
+}
+
+if __name__ == "__main__":
+    sys.exit(main("rewards", COMMANDS, default="score"))
