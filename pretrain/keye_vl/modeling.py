@@ -60,6 +60,12 @@ class KeyeVL1_5PreTrainedModel(PreTrainedModel):
     # SigLIP's pooling head is in some checkpoints and in no forward pass.
     _keys_to_ignore_on_load_unexpected = [r"visual\.vision_model\.head\."]  # noqa: RUF012
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint with the released names, whatever names it was loaded from."""
+        # transformers would give back the names it found when loading.
+        self._weight_conversions = None
+        super().save_pretrained(*args, **kwargs)
+
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: str | None, *args: Any, **kwargs: Any
     ) -> str:

@@ -50,6 +50,7 @@ class KeyeVL1_5Processor(ProcessorMixin):
         self.frame_token = FRAME_TOKEN
         self.fast_start = FAST_START
         self.fast_end = FAST_END
+        chat_template = chat_template or getattr(tokenizer, "chat_template", None)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @property
