@@ -7,7 +7,7 @@ row is handed out exactly once an epoch, in an order that only the seed decides.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,7 +79,7 @@ class SampleFiles:
     def _scan(self) -> None:
         used: dict[str, str] = {}
         for number, file in enumerate(self.files):
-            rows = range(len(file))
+            rows: Iterable[int] = range(len(file))
             if len(file) >= _PROGRESS_FROM:
                 rows = progress(rows, f"Checking {file.path.name}", total=len(file))
             for row in rows:

@@ -58,15 +58,17 @@ class Quarantine:
                 out.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def check(self) -> None:
-        """Raise `KeyeError` when the share of bad rows is above the limit."""
-        if len(self.bad) <= self.max_share * self.seen:
+        """Raise `KeyeError` when the share of bad rows is above the limit, or no row is left."""
+        limit = min(self.max_share * self.seen, self.seen - 1)
+        if not self.seen or len(self.bad) <= limit:
             return
         shown = list(self.bad.items())[:_SHOWN]
         reasons = "\n".join(f"  {file}:{line}: {reason}" for (file, line), reason in shown)
         raise KeyeError(
             f"{len(self.bad)} of {self.seen} data rows are bad "
-            f"({len(self.bad) / self.seen:.1%}, above max_bad_share={self.max_share}):\n{reasons}\n"
-            f"All of them are in {self.path}. Mend the data, or raise max_bad_share to skip them."
+            f"({len(self.bad) / self.seen:.1%}, the limit is max_bad_share={self.max_share}):\n"
+            f"{reasons}\nAll of them are in {self.path}. Mend the data, or raise max_bad_share to "
+            "skip them."
         )
 
     def metrics(self) -> dict[str, float]:

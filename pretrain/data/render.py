@@ -35,14 +35,15 @@ def hint(sample: Sample, level: int) -> str:
     """The text of hint L`level`, 1…5; `SampleError` when the sample lacks it."""
     if not 1 <= level <= HINT_LEVELS:
         raise SampleError(f"sample {sample.id!r}: hint level {level} is not in 1…{HINT_LEVELS}")
-    if not sample.hints or not sample.hints[level - 1]:
+    text = sample.hints[level - 1] if sample.hints else ""
+    if not text:
         raise SampleError(f"sample {sample.id!r}: has no hint L{level}")
-    return sample.hints[level - 1]
+    return text
 
 
 def has_hint(sample: Sample, level: int) -> bool:
     """Whether hint L`level` (1…5) exists for this sample."""
-    return bool(sample.hints) and 1 <= level <= HINT_LEVELS and bool(sample.hints[level - 1])
+    return bool(sample.hints and 1 <= level <= HINT_LEVELS and sample.hints[level - 1])
 
 
 def reply(sample: Sample, mode: str | None = None, reason: bool | None = None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -113,6 +114,7 @@ class ParquetFile:
 
 def open_rows(path: Path) -> RowFile:
     """Open a data file by its suffix; `KeyeError` naming the path and the known formats."""
+    kinds: dict[str, Callable[[Path], RowFile]]
     kinds = {".jsonl": JsonlFile, ".parquet": ParquetFile}
     if path.suffix not in kinds:
         raise KeyeError(f"{path}: unknown data format; use one of {', '.join(kinds)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -169,6 +170,21 @@ def _check_fields(sample: Sample) -> None:
         "hints",
         f"must be {HINT_LEVELS} strings (L1…L{HINT_LEVELS}; an empty one is a missing level)",
     )
+    weights = [rule.get("weight", 1.0) for rule in sample.rewards]
+    _require(
+        all(isinstance(w, int | float) and math.isfinite(w) for w in weights),
+        "rewards",
+        f"have a weight that is no finite number: {weights}",
+    )
+    _require(
+        sample.constraints is None
+        or (
+            isinstance(sample.constraints, list)
+            and all(isinstance(c, dict) for c in sample.constraints)
+        ),
+        "constraints",
+        "must be a list of objects",
+    )
     _require(
         sample.solution is None or isinstance(sample.solution, str),
         "solution",
@@ -188,7 +204,7 @@ def _check_messages(messages: Any) -> None:
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         _require(isinstance(parts, list) and bool(parts), "messages", "have an empty content")
         for part in parts:
-            kind = part.get("type")
+            kind = str(part.get("type"))
             _require(kind in ("text", *MEDIA), "messages", f"have a part of type {kind!r}")
             if kind != "text":
                 _require(part.get(kind) is not None, "messages", f"have an {kind} part without it")
@@ -207,7 +223,7 @@ def _check_messages(messages: Any) -> None:
 def _normal_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     _require(isinstance(row["messages"], list), "messages", "must be a list")
     messages = []
-    columns = {kind: list(row.get(f"{kind}s") or []) for kind in MEDIA}
+    columns: dict[str, list[Any]] = {kind: list(row.get(f"{kind}s") or []) for kind in MEDIA}
     counts = {kind: len(items) for kind, items in columns.items()}
     markers = dict.fromkeys(MEDIA, 0)
     for message in row["messages"]:
@@ -255,7 +271,7 @@ def _normal_part(part: Any) -> dict[str, Any]:
     """One message part in our spelling; see `Sample.from_row`."""
     _require(isinstance(part, Mapping), "messages", "have a part that is no object")
     part = {key: value for key, value in part.items() if value is not None}
-    kind = part.get("type")
+    kind = str(part.get("type"))
     if kind in ("image_url", "video_url"):
         url = part.get(kind)
         kind = kind.removesuffix("_url")

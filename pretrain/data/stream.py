@@ -41,6 +41,8 @@ class WorldStream:
         self.mix = _weights("mix", mix, tuple(TASKS))
         if split not in SPLITS:
             raise ConfigError(f"split={split!r} is not one of {SPLITS}")
+        if seed < 0:
+            raise ConfigError(f"seed={seed} must be ≥ 0")
         self.seed, self.split = int(seed), split
         # Part of the seed: stages with equal seeds and other mixes must not see the same scenes.
         self._mix_key = zlib.crc32(json.dumps(self.mix).encode())

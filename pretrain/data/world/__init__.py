@@ -7,6 +7,6 @@ which the image is replaced by words; `corpus` yields texts to train a tokenizer
 # Importing the task modules registers their generators.
 from pretrain.data.world import digit_tasks, shape_tasks
 from pretrain.data.world.corpus import corpus
-from pretrain.data.world.tasks import TASKS, WORLD_VERSION, Split, textual
+from pretrain.data.world.tasks import TASKS, WORLD_VERSION, textual
 
-__all__ = ["TASKS", "WORLD_VERSION", "Split", "corpus", "digit_tasks", "shape_tasks", "textual"]
+__all__ = ["TASKS", "WORLD_VERSION", "corpus", "digit_tasks", "shape_tasks", "textual"]

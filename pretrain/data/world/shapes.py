@@ -40,9 +40,10 @@ class Thing(NamedTuple):
         return f"{self.place} {self.color} {self.shape}"
 
 
-def shape_mask(shape: str, radius: int) -> Bool[np.ndarray, "28 28"]:
-    """Which pixels of a cell a centred shape covers."""
+def shape_mask(shape: str, radius: int, down: int, right: int) -> Bool[np.ndarray, "28 28"]:
+    """Which pixels of a cell a shape covers whose centre is moved by (`down`, `right`) pixels."""
     y, x = np.mgrid[0:CELL, 0:CELL] - (CELL - 1) / 2
+    y, x = y - down, x - right
     if shape == "circle":
         return x**2 + y**2 <= radius**2
     if shape == "square":
@@ -55,8 +56,8 @@ def shape_mask(shape: str, radius: int) -> Bool[np.ndarray, "28 28"]:
 
 @cache
 def _stamp(shape: str, radius: int, down: int, right: int) -> tuple[np.ndarray, tuple[int, ...]]:
-    """A shifted mask [28, 28, 1] and its tight box inside the cell."""
-    mask = np.roll(shape_mask(shape, radius), (down, right), (0, 1))
+    """A mask [28, 28, 1] and its tight box inside the cell."""
+    mask = shape_mask(shape, radius, down, right)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     return mask[..., None], tuple(int(edge) for edge in box)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from pretrain.data.world.text import WORDS, word_scene
 WORLD_VERSION = 1
 """Part of every stream's fingerprint: raise it when the same seed would give other samples."""
 
-Split = Literal["train", "test"]
 TaskGenerator = Callable[[np.random.Generator, str], Sample]
 TASKS: dict[str, TaskGenerator] = {}
 STEP = ";"
