@@ -48,7 +48,9 @@ class PackedLayout:
     """`[T]` row of each packed token in the concatenated bucket outputs."""
 
     @classmethod
-    def build(cls, cu_seqlens: np.ndarray, device: torch.device, dtype: torch.dtype) -> PackedLayout:
+    def build(
+        cls, cu_seqlens: np.ndarray, device: torch.device, dtype: torch.dtype
+    ) -> PackedLayout:
         """Lay out sequences with boundaries `cu_seqlens` (`[B + 1]`, from 0)."""
         boundaries = torch.as_tensor(cu_seqlens, dtype=torch.int32, device=device)
         lengths = np.diff(cu_seqlens)

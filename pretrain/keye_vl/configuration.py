@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
 from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
 
@@ -36,8 +35,8 @@ class KeyeVL1_5VisionConfig(SiglipVisionConfig):
     intermediate_size: int = 4304
     num_hidden_layers: int = 27
     num_attention_heads: int = 16
-    image_size: int | list[int] | tuple[int, int] = 384
-    patch_size: int | list[int] | tuple[int, int] = 14
+    image_size: int = 384
+    patch_size: int = 14
     spatial_merge_size: int = 2
     temporal_patch_size: int = 1
     tokens_per_second: int = 2
@@ -61,7 +60,8 @@ class KeyeVL1_5Config(Qwen3Config):
     num_hidden_layers: int = 36
     num_attention_heads: int = 32
     num_key_value_heads: int | None = 8
-    vision_config: dict | PreTrainedConfig | None = None
+    # A dictionary only while loading; a `KeyeVL1_5VisionConfig` from `__post_init__` on.
+    vision_config: Any = None
     image_token_id: int | None = None
     video_token_id: int | None = None
     vision_start_token_id: int | None = None

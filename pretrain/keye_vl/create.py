@@ -10,8 +10,12 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from pretrain.keye_vl.configuration import ARCHITECTURE, KeyeVL1_5Config
-from pretrain.keye_vl.image_processing import MERGE_SIZE, PATCH_SIZE, TOKEN_PIXELS
-from pretrain.keye_vl.image_processing import KeyeVL1_5ImageProcessor
+from pretrain.keye_vl.image_processing import (
+    MERGE_SIZE,
+    PATCH_SIZE,
+    TOKEN_PIXELS,
+    KeyeVL1_5ImageProcessor,
+)
 from pretrain.keye_vl.modeling import KeyeVL1_5ForConditionalGeneration
 from pretrain.keye_vl.processing import KeyeVL1_5Processor
 from pretrain.keye_vl.tokenizer import (

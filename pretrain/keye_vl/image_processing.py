@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ TOKEN_PIXELS = (PATCH_SIZE * MERGE_SIZE) ** 2
 """Pixels of one visual token (28×28)."""
 MAX_ASPECT_RATIO = 200
 
-ImageLike = Image.Image | np.ndarray | torch.Tensor
+ImageLike: TypeAlias = Image.Image | np.ndarray | torch.Tensor
 
 
 def smart_resize(

@@ -29,6 +29,7 @@ from transformers.utils import ModelOutput
 from pretrain.keye_vl.attention import PACKED_ATTENTION, PackedLayout
 from pretrain.keye_vl.configuration import KeyeVL1_5Config
 from pretrain.keye_vl.mrope import packed_positions, split_frames, visual_mask
+from pretrain.keye_vl.packing import PackedBatch, next_token_targets, to_host
 from pretrain.keye_vl.vision import Grid, Projector, UnusedPositions, VisionTower
 from pretrain.run.errors import KeyeError
 
@@ -169,12 +170,12 @@ class KeyeVL1_5Model(KeyeVL1_5PreTrainedModel):
             pixel_values, grid_thw = pixel_values_videos, video_grid_thw
         elif grid_thw is None:
             grid_thw = image_grid_thw
-        batch = _Packed.of(input_ids, attention_mask, cu_seqlens)
+        batch = PackedBatch.of(input_ids, attention_mask, cu_seqlens)
         mask = visual_mask(
             batch.ids_on_host(),
             self.config.visual_token_ids,
             batch.cu_seqlens,
-            None if prompt_lengths is None else _host(prompt_lengths),
+            None if prompt_lengths is None else to_host(prompt_lengths),
         )
         if position_ids is None or position_ids.shape != (3, 1, batch.ids.shape[1]):
             position_ids = self._positions(batch, mask, grid_thw, feature_index)
@@ -185,7 +186,7 @@ class KeyeVL1_5Model(KeyeVL1_5PreTrainedModel):
 
     def _positions(
         self,
-        batch: _Packed,
+        batch: PackedBatch,
         mask: np.ndarray,
         grid_thw: Tensor | None,
         feature_index: Tensor | None,
@@ -196,7 +197,7 @@ class KeyeVL1_5Model(KeyeVL1_5PreTrainedModel):
                 "pack them with pretrain.keye_vl.prompt.pack"
             )
         merge = self.config.vision_config.spatial_merge_size
-        grids = None if grid_thw is None else _host(grid_thw)
+        grids = None if grid_thw is None else to_host(grid_thw)
         positions = packed_positions(mask, batch.cu_seqlens, grids, merge)
         return torch.from_numpy(positions)[:, None]
 
@@ -243,7 +244,9 @@ class KeyeVL1_5Model(KeyeVL1_5PreTrainedModel):
             x = layer(x, position_embeddings=rope, layout=layout)
         return self.norm(x)
 
-    def _rope(self, positions: Int[Tensor, "3 1 tokens"], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _rope(
+        self, positions: Int[Tensor, "3 1 tokens"], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         """Cosines and sines `[1, T, head_dim]`: each frequency follows its section's axis."""
         config = self.config
         exponent = torch.arange(0, config.head_dim, 2, device=positions.device) / config.head_dim
@@ -311,7 +314,7 @@ class KeyeVL1_5ForConditionalGeneration(KeyeVL1_5PreTrainedModel):
             return KeyeVL1_5Output(logits=self.lm_head(chosen), last_hidden_state=hidden)
         if logits_index is not None:
             raise ValueError("labels choose the logits themselves: leave logits_index out")
-        targets = _shifted(labels, cu_seqlens)
+        targets = next_token_targets(labels, cu_seqlens)
         if cu_seqlens is None:
             logits = self.lm_head(hidden)
             flat = logits.flatten(0, 1)
@@ -326,64 +329,8 @@ class KeyeVL1_5ForConditionalGeneration(KeyeVL1_5PreTrainedModel):
         return KeyeVL1_5Output(loss=loss / items, logits=logits, last_hidden_state=hidden)
 
 
-@dataclass(slots=True)
-class _Packed:
-    """A batch as one row of tokens, and the way back to the caller's shape."""
-
-    ids: Tensor
-    """`[1, T]`"""
-    cu_seqlens: np.ndarray
-    """`[B + 1]` int64 boundaries"""
-    padded: tuple[int, int] | None
-    """(B, L) of a padded batch"""
-    index: Tensor | None
-    """`[T]` place of each packed token in the flattened padded batch"""
-
-    @classmethod
-    def of(cls, ids: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None) -> _Packed:
-        if cu_seqlens is not None:
-            bounds = _host(cu_seqlens).astype(np.int64)
-            if ids.shape[0] != 1 or bounds[-1] != ids.shape[1]:
-                raise ValueError(f"cu_seqlens {bounds.tolist()} don't fit ids {tuple(ids.shape)}")
-            return cls(ids, bounds, None, None)
-        rows, length = ids.shape
-        if attention_mask is None or bool(attention_mask.all()):
-            bounds = np.arange(rows + 1, dtype=np.int64) * length
-            return cls(ids.reshape(1, -1), bounds, (rows, length), None)
-        index = attention_mask.flatten().nonzero()[:, 0]
-        lengths = _host(attention_mask.sum(1))
-        bounds = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-        return cls(ids.flatten()[index][None], bounds, (rows, length), index)
-
-    def ids_on_host(self) -> np.ndarray:
-        return _host(self.ids[0])
-
-    def unpack(self, hidden: Float[Tensor, "1 tokens width"]) -> Tensor:
-        """Back to `[B, L, d]`; zeros where the caller padded."""
-        if self.padded is None:
-            return hidden
-        rows, length = self.padded
-        if self.index is not None:
-            empty = hidden.new_zeros(rows * length, hidden.shape[-1])
-            hidden = empty.index_copy(0, self.index, hidden[0])
-        return hidden.reshape(rows, length, -1)
-
-
-def _shifted(labels: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    """Labels moved one place to the left: `out[t]` is what position t must predict."""
-    targets = torch.full_like(labels, -100)
-    targets[:, :-1] = labels[:, 1:]
-    if cu_seqlens is not None:
-        targets[:, cu_seqlens[1:-1].long() - 1] = -100
-    return targets
-
-
-def _host(x: Tensor | np.ndarray) -> np.ndarray:
-    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
-
-
 def _grids(grid_thw: Tensor | np.ndarray) -> list[Grid]:
-    return [(int(h), int(w)) for _, h, w in split_frames(_host(grid_thw)).tolist()]
+    return [(int(h), int(w)) for _, h, w in split_frames(to_host(grid_thw)).tolist()]
 
 
 def _has_peers() -> bool:
@@ -398,8 +345,8 @@ def _has_peers() -> bool:
 def _register_checkpoint_names() -> None:
     """In memory the encoder is part of the backbone; in checkpoints it stands beside it."""
     renamings = [
-        # transformers' SigLIP has no `vision_model` level. First here is last when saving, where the
-        # next line has then already given every name its checkpoint form.
+        # transformers' SigLIP has no `vision_model` level. The first here is the last when saving:
+        # there the next line has already given every name its checkpoint form.
         WeightRenaming(
             r"^visual\.(?=embeddings|encoder|post_layernorm)", "model.visual.vision_model."
         ),

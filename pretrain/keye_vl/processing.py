@@ -89,7 +89,9 @@ class KeyeVL1_5Processor(ProcessorMixin):
         if images is not None and (not isinstance(images, list | tuple) or len(images)):
             data.update(self.image_processor.preprocess(images))
             grids = data["image_grid_thw"]
-            spans = [_EXPANDED * int(n) for n in grids.prod(1) // self.image_processor.merge_size**2]
+            spans = [
+                _EXPANDED * int(n) for n in grids.prod(1) // self.image_processor.merge_size**2
+            ]
             texts = _replace(texts, self.image_token, spans)
         if videos is not None and len(videos):
             data_video, spans = self._encode_videos(

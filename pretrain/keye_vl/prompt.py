@@ -40,8 +40,8 @@ class EncodedPrompt:
     engine_media: dict[str, list] = field(default_factory=dict)
     """vLLM's `multi_modal_data`."""
     engine_kwargs: dict[str, Any] = field(default_factory=dict)
-    """vLLM's `mm_processor_kwargs`; empty for images. Videos: `frame_types` and `timestamps` (a tuple
-    for each video), `slow_size` and `fast_size` (height and width in pixels)."""
+    """vLLM's `mm_processor_kwargs`; empty for images. For a video: `frame_types` and `timestamps`
+    (a tuple per video), `slow_size` and `fast_size` (height and width in pixels)."""
 
 
 class PromptEncoder:
@@ -178,7 +178,7 @@ class PackedSequences:
     prompt_lengths: Tensor
     """int64 `[B]`"""
     response_index: Tensor
-    """int64 `[K]` packed positions whose logits predict the response tokens, sequence by sequence"""
+    """int64 `[K]` packed positions whose logits predict the response tokens, in order"""
     response_lengths: Tensor
     """int64 `[B]`, summing to K"""
     pixel_values: Tensor | None

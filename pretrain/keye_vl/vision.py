@@ -52,7 +52,9 @@ class VisionLayout:
     """`[N]` inverse of `order`."""
 
     @classmethod
-    def build(cls, grids: list[Grid], head_dim: int, rope: bool, device: torch.device) -> VisionLayout:
+    def build(
+        cls, grids: list[Grid], head_dim: int, rope: bool, device: torch.device
+    ) -> VisionLayout:
         """Lay out one image (or frame) per entry of `grids`."""
         kinds = list(dict.fromkeys(grids))
         members = {kind: [i for i, grid in enumerate(grids) if grid == kind] for kind in kinds}
@@ -104,7 +106,7 @@ class _PatchEmbedding(nn.Conv2d):
 
 
 class UnusedPositions(nn.Module):
-    """A table of the released checkpoint that no forward pass reads, kept so that checkpoints match.
+    """A table of the released checkpoint that no forward pass reads, kept to match it.
 
     A buffer, not a parameter: optimisers, ZeRO and parameter counts must not see it.
     """
@@ -161,7 +163,8 @@ class _Attention(nn.Module):
         sizes = [group.patches for group in layout.groups]
         q, k, v = (proj(x).split(sizes) for proj in (self.q_proj, self.k_proj, self.v_proj))
         out = [
-            self._attend(*parts, group) for *parts, group in zip(q, k, v, layout.groups, strict=True)
+            self._attend(q_part, k_part, v_part, group)
+            for q_part, k_part, v_part, group in zip(q, k, v, layout.groups, strict=True)
         ]
         return self.out_proj(out[0] if len(out) == 1 else torch.cat(out))
 

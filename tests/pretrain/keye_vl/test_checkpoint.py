@@ -91,7 +91,7 @@ def test_siglip_style_names_and_a_pooling_head_are_accepted(tiny, tmp_path):
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(KeyeError, match="nowhere: the directory does not exist"):
         load_model(tmp_path / "nowhere")
-    with pytest.raises(KeyeError, match="no config.json there"):
+    with pytest.raises(KeyeError, match=r"no config\.json there"):
         load_processor(tmp_path)
 
 

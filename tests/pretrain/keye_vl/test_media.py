@@ -204,5 +204,5 @@ def test_a_reply_may_not_hold_placeholders(processor):
 
 
 def test_the_processor_counts_placeholders(processor):
-    with pytest.raises(KeyeError, match="1 <.image_pad.> placeholders in the text for 2 media"):
+    with pytest.raises(KeyeError, match=r"1 <.image_pad.> placeholders in the text for 2 media"):
         processor(text="<|image_pad|>", images=[array(28, 28)] * 2)

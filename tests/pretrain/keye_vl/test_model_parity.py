@@ -1,4 +1,4 @@
-"""The model against independent implementations: Qwen3, SigLIP, Qwen2-VL's M-RoPE, itself unpacked."""
+"""The model against Qwen3, SigLIP, Qwen2-VL's M-RoPE, and itself one by one."""
 
 from __future__ import annotations
 

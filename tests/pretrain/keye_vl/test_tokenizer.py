@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from pretrain.keye_vl.tokenizer import CONTENT_TOKENS, SPECIAL_TOKENS, train_tokenizer
 
-WORDS = "what is the sum of digits hint red green circle left".split()
+WORDS = ["what", "is", "the", "sum", "of", "digits", "hint", "red", "green", "circle", "left"]
 
 
 @pytest.fixture(scope="module")
