@@ -21,7 +21,8 @@ def token_logprobs(
     targets: Int[Tensor, " R"],
     *,
     temperature: float = 1.0,
-    chunk: int = 4096,
+    forbidden: Int[Tensor, " F"] | None = None,
+    parts: int = 1,
     entropy: bool = False,
 ) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"] | None]:
     """log softmax(lm_head(hidden) / temperature)[targets], and the distribution's entropy.
@@ -31,14 +32,19 @@ def token_logprobs(
         lm_head: maps `[r, H]` to logits `[r, V]`.
         targets: the tokens that were sampled there.
         temperature: the sampling temperature, > 0.
-        chunk: positions whose logits exist at once. Where there are more, the backward pass
-            recomputes each chunk's logits instead of keeping them.
+        forbidden: ids that can't be sampled (visual tokens): they get probability 0, as they do
+            in the engine, so that both log-probs are of the same distribution.
+        parts: number of parts the positions are cut into; only one part's logits exist at a time,
+            and the backward pass recomputes them instead of keeping them. Under ZeRO-3 every rank
+            must use the same number, because each part gathers the output layer.
         entropy: also return −Σ p log p in nats, without gradient.
     """
 
     def one(hidden_part: Tensor, targets_part: Tensor) -> tuple[Tensor, Tensor]:
         logits = lm_head(hidden_part)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+        if forbidden is not None:  # not -inf: 0 · -inf would make the entropy NaN
+            logits = logits.index_fill(-1, forbidden, torch.finfo(logits.dtype).min)
         log_total = logits.logsumexp(-1)
         chosen = logits.gather(-1, targets_part[:, None])[:, 0] - log_total
         if not entropy:
@@ -47,15 +53,13 @@ def token_logprobs(
             p = (logits - log_total[:, None]).exp()
             return chosen, log_total - (p * logits).sum(-1)
 
-    if len(targets) <= chunk:
+    if parts == 1:
         chosen, spread = one(hidden, targets)
         return chosen, spread.detach() if entropy else None
-    parts = [
-        checkpoint(one, h, t, use_reentrant=False)
-        for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)
-    ]
-    chosen = torch.cat([part[0] for part in parts])
-    return chosen, torch.cat([part[1] for part in parts]).detach() if entropy else None
+    pieces = zip(hidden.tensor_split(parts), targets.tensor_split(parts), strict=True)
+    results = [checkpoint(one, *piece, use_reentrant=False) for piece in pieces]
+    chosen = torch.cat([result[0] for result in results])
+    return chosen, torch.cat([result[1] for result in results]).detach() if entropy else None
 
 
 class ResponseLogprobs(nn.Module):
@@ -65,35 +69,38 @@ class ResponseLogprobs(nn.Module):
     weights as submodules are called).
     """
 
-    def __init__(self, model: nn.Module, chunk: int) -> None:
+    def __init__(self, model: nn.Module, forbidden: list[int]) -> None:
         super().__init__()
         self.model = model
-        self.chunk = chunk
+        self.register_buffer("forbidden", torch.tensor(forbidden, dtype=torch.long), False)
 
     def forward(
         self,
         model_inputs: dict[str, Any],
-        response_index: Int[Tensor, " R"],
         targets: Int[Tensor, " R"],
         temperature: float,
+        parts: int,
         entropy: bool,
     ) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"] | None]:
-        """Log-probs (and entropies, if asked) of `targets`, predicted at `response_index`.
+        """Log-probs (and entropies, if asked) of the response tokens `targets`.
 
         Args:
-            model_inputs: keyword arguments of the backbone, a packed batch of T tokens.
-            response_index: positions in 0…T−1 whose logits predict the response tokens.
+            model_inputs: `PackedSequences.model_inputs()`, a packed batch of T tokens.
             targets: the response tokens, sequence after sequence.
             temperature: the sampling temperature.
+            parts: see `token_logprobs`.
             entropy: whether to compute entropies.
         """
-        hidden = self.model.base_model(**model_inputs).last_hidden_state
+        backbone_inputs = dict(model_inputs)
+        predicting = backbone_inputs.pop("logits_index")
+        hidden = self.model.base_model(**backbone_inputs).last_hidden_state
         return token_logprobs(
-            hidden.flatten(0, 1)[response_index],
+            hidden[0].index_select(0, predicting),
             self.model.get_output_embeddings(),
             targets,
             temperature=temperature,
-            chunk=self.chunk,
+            forbidden=self.forbidden,
+            parts=parts,
             entropy=entropy,
         )
 

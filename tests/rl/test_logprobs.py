@@ -13,9 +13,9 @@ def reference(hidden, head, targets, temperature):
     return full.gather(-1, targets[:, None])[:, 0], entropy
 
 
-@pytest.mark.parametrize("chunk", [3, 8, 11, 100])
+@pytest.mark.parametrize("parts", [1, 2, 5, 14])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_values_gradients_and_entropy_equal_log_softmax(chunk, temperature):
+def test_values_gradients_and_entropy_equal_log_softmax(parts, temperature):
     torch.manual_seed(0)
     head = torch.nn.Linear(6, 17, dtype=torch.float64)
     hidden = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
@@ -26,7 +26,7 @@ def test_values_gradients_and_entropy_equal_log_softmax(chunk, temperature):
         (expected * weights).sum(), [hidden, head.weight, head.bias]
     )
     logprobs, entropy = token_logprobs(
-        hidden, head, targets, temperature=temperature, chunk=chunk, entropy=True
+        hidden, head, targets, temperature=temperature, parts=parts, entropy=True
     )
     gradients = torch.autograd.grad((logprobs * weights).sum(), [hidden, head.weight, head.bias])
     assert (logprobs - expected).abs().max() <= 1e-14
@@ -36,7 +36,7 @@ def test_values_gradients_and_entropy_equal_log_softmax(chunk, temperature):
         assert (ours - theirs).abs().max() <= 1e-13
 
 
-def test_no_more_than_a_chunk_of_logits_is_kept_for_the_backward_pass():
+def test_no_logits_are_kept_for_the_backward_pass():
     head = torch.nn.Linear(4, 1000)
     hidden = torch.randn(64, 4, requires_grad=True)
     targets = torch.zeros(64, dtype=torch.long)
@@ -44,7 +44,7 @@ def test_no_more_than_a_chunk_of_logits_is_kept_for_the_backward_pass():
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: saved.append(t.numel()) or t, lambda t: t
     ):
-        token_logprobs(hidden, head, targets, chunk=8)
+        token_logprobs(hidden, head, targets, parts=8)
     assert max(saved) < 1000  # neither [64, 1000] nor [8, 1000]
 
 
@@ -57,3 +57,18 @@ def test_half_precision_logits_are_widened():
     expected, _ = reference(head(hidden).double(), torch.nn.Identity(), targets, 1.0)
     assert logprobs.dtype == torch.float32
     assert (logprobs - expected).abs().max() <= 1e-6
+
+
+def test_forbidden_ids_get_probability_zero():
+    torch.manual_seed(1)
+    head = torch.nn.Linear(6, 9, dtype=torch.float64)
+    hidden = torch.randn(4, 6, dtype=torch.float64)
+    targets = torch.tensor([0, 3, 8, 5])
+    allowed = [0, 2, 3, 5, 6, 8]
+    logprobs, entropy = token_logprobs(
+        hidden, head, targets, forbidden=torch.tensor([1, 4, 7]), entropy=True
+    )
+    without = torch.distributions.Categorical(logits=head(hidden)[:, allowed])
+    expected = without.log_prob(torch.tensor([allowed.index(t) for t in targets.tolist()]))
+    assert (logprobs - expected).abs().max() <= 1e-14
+    assert (entropy - without.entropy()).abs().max() <= 1e-14
