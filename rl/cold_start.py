@@ -15,7 +15,6 @@ from pretrain.data.stream import WorldStream
 from rl.config import ColdStartConfig
 
 
-
 class ColdStartTraces:
     """`traces(i)` is the i-th conversation, its reply included.
 

@@ -76,8 +76,7 @@ class Evaluation:
         return {
             mode: {
                 task: {
-                    kind: _estimate(kind, self.values(mode, kind, task)).to_dict()
-                    for kind in KINDS
+                    kind: _estimate(kind, self.values(mode, kind, task)).to_dict() for kind in KINDS
                 }
                 for task in tasks
                 if self.values(mode, "greedy", task)

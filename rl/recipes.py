@@ -54,10 +54,7 @@ def _show(summary: dict[str, Any]) -> None:
     table(
         "Stages",
         ["stage", "seconds", "held-out"],
-        [
-            [stage["name"], round(stage["seconds"], 1), _score(stage)]
-            for stage in summary["stages"]
-        ],
+        [[stage["name"], round(stage["seconds"], 1), _score(stage)] for stage in summary["stages"]],
     )
     evaluation = summary["evaluation"]
     rows = []

@@ -108,9 +108,7 @@ class Rollouts:
 
     def _score(self, samples: Sequence[Sample], texts: Sequence[Sequence[str]]) -> list[list[Any]]:
         rows = [sample.to_row(media=False) for sample in samples]
-        items = [
-            (text, row) for row, group in zip(rows, texts, strict=True) for text in group
-        ]
+        items = [(text, row) for row, group in zip(rows, texts, strict=True) for text in group]
         scores = iter(self.rewards.score(items))
         return [[next(scores) for _ in group] for group in texts]
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rollout.hint_sampler import HintSampler
+
 from pretrain.data.ingest import SampleFiles
 from pretrain.data.sample import Sample
 from pretrain.data.stream import heldout
@@ -31,7 +33,6 @@ from rl.prompts import open_prompts
 from rl.session import Session
 from rl.sft import run_sft
 from rl.train import Job, train
-from rollout.hint_sampler import HintSampler
 
 RECORDS = "evaluation.jsonl"
 """Per-prompt outcomes in an evaluation stage's folder."""

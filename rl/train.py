@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rollout.hint_sampler import HintSampler
 
 from pretrain.data.sample import Sample
 from pretrain.run.console import Progress, say
@@ -25,7 +26,6 @@ from rl.learner import LearnerGroup
 from rl.prompts import PromptSource
 from rl.rollouts import Rollouts, rollout_metrics
 from rl.tables import sample_table
-from rollout.hint_sampler import HintSampler
 from rollout.seeds import stable_seed
 
 
@@ -92,18 +92,12 @@ def sample_groups(
     seed = stable_seed(job.cfg.seed, step)
 
     def generate(asked: Sequence[Sample], levels: Sequence[int]) -> list[Group]:
-        return job.rollouts.groups(
-            asked, n=job.cfg.group_size, seed=seed, hint_levels=levels
-        )
+        return job.rollouts.groups(asked, n=job.cfg.group_size, seed=seed, hint_levels=levels)
 
-    groups, hint_metrics = job.hints.sample(
-        samples, generate, is_solved=lambda group: group.solved
-    )
+    groups, hint_metrics = job.hints.sample(samples, generate, is_solved=lambda group: group.solved)
     metrics = rollout_metrics(groups) | hint_metrics | job.source.metrics()
     metrics |= job.rollouts.take_seconds()
-    metrics["perf/rollout_tokens_per_second"] = (
-        metrics["rollout/tokens"] / metrics["time/generate"]
-    )
+    metrics["perf/rollout_tokens_per_second"] = metrics["rollout/tokens"] / metrics["time/generate"]
     return groups, metrics
 
 
