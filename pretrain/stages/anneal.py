@@ -57,7 +57,7 @@ class AnnealStage(SupervisedStage):
         for turn in range(MAX_TURNS):
             more = conversation(self.turns[index * MAX_TURNS + turn])
             prompt, reply = self.encoder.encode_example(more, f"turn {index}/{turn}")
-            used += len(prompt.ids) + len(reply)
+            used += len(prompt.ids) + len(reply) + 1  # the line break that ends a turn
             if messages and used > length:
                 break
             messages += more

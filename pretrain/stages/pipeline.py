@@ -6,6 +6,7 @@ when a stage has something to compute, and the same processes serve all stages.
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,7 +101,7 @@ class Pretraining:
 
     def _train(self, kind: str, name: str, before: str, cfg: StageConfig) -> dict[str, Any]:
         identity = StageIdentity(cfg, self.cfg.evaluation, self.cfg.seed, self.cfg.world_size)
-        return run_stage(
+        metrics = run_stage(
             self.run,
             name,
             identity,
@@ -114,6 +115,8 @@ class Pretraining:
             ),
             inputs=[before],
         )
+        shutil.rmtree(self.run.stage(name).state, ignore_errors=True)  # nothing left to resume
+        return metrics
 
     def _job(self, kind: str, name: str, source: Path, cfg: StageConfig) -> StageJob:
         return StageJob(
@@ -191,6 +194,4 @@ def _check(cfg: PretrainConfig) -> None:
         if name not in STAGES:
             raise ConfigError(f"stages: {name!r} is not one of {', '.join(STAGES)}")
     if cfg.stage not in ("all", INIT, *cfg.stages):
-        raise ConfigError(
-            f"stage={cfg.stage!r} is not one of all, {INIT}, {', '.join(cfg.stages)}"
-        )
+        raise ConfigError(f"stage={cfg.stage!r} is not one of all, {INIT}, {', '.join(cfg.stages)}")

@@ -42,9 +42,7 @@ class SupervisedStage(Stage):
         super().__init__(job, rank, world_size)
         self.model = load_model(job.source, torch.float32)
         self.encoder = PromptEncoder(load_processor(job.source), self.context())
-        self.stream = WorldStream(
-            job.cfg.mix, seed=job.seed, split="train", modes=self.modes()
-        )
+        self.stream = WorldStream(job.cfg.mix, seed=job.seed, split="train", modes=self.modes())
 
     def context(self) -> int:
         """Longest example in tokens."""

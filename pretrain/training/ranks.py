@@ -38,9 +38,7 @@ class Rank:
 
     def connect(self, address: str, port: int, local: bool) -> None:
         """Joins the process group whose rank 0 listens at `address:port`."""
-        init_rank(
-            self.rank, self.world_size, address, port, threads=self.threads, same_node=local
-        )
+        init_rank(self.rank, self.world_size, address, port, threads=self.threads, same_node=local)
 
     def node(self) -> str:
         """The node this rank runs on."""
@@ -152,9 +150,7 @@ class RankGroup(Generic[RankT]):
 
     def _rendezvous(self, timeout_s: float) -> None:
         nodes = self.call("node", phase="start", timeout_s=timeout_s)
-        address, port = self.call(
-            "find_address", phase="start", timeout_s=timeout_s, ranks=[0]
-        )[0]
+        address, port = self.call("find_address", phase="start", timeout_s=timeout_s, ranks=[0])[0]
         local = len(set(nodes)) == 1
         if local:
             address = "127.0.0.1"
