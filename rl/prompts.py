@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from pretrain.data.ingest import FileStream, SampleFiles
@@ -27,8 +29,9 @@ class PromptSource(Protocol):
         """Go on from a saved cursor; `KeyeError` when the data are other data."""
 
 
-def open_prompts(cfg: DataConfig) -> PromptSource:
-    """The source that a configuration names."""
+def open_prompts(cfg: DataConfig, folder: Path) -> PromptSource:
+    """The source that a configuration names; bad rows are copied to `folder`/quarantine.jsonl."""
     if cfg.files:
-        return FileStream(SampleFiles(cfg), cfg.seed)
+        quarantine = cfg.quarantine or str(folder / "quarantine.jsonl")
+        return FileStream(SampleFiles(replace(cfg, quarantine=quarantine)), cfg.seed)
     return WorldStream(cfg.tasks, cfg.seed, "train", cfg.modes)

@@ -82,7 +82,7 @@ def _draw(folder: RunDir, cfg: RlConfig, summary: dict[str, Any]) -> None:
     metrics = folder.stage("gspo").metrics_file
     picture = draw_overview(summary, metrics, folder.path / "overview.png")
     say(f"picture: {picture}")
-    samples = heldout_samples(cfg)[:8]
+    samples = heldout_samples(cfg.evaluation, folder.path)[:8]
     before, after = (load_evaluation(folder, f"evaluate_{when}") for when in ("before", "after"))
     mode = "auto_think" if "auto_think" in cfg.evaluation.modes else cfg.evaluation.modes[0]
     answers = {

@@ -7,7 +7,7 @@ nothing finished is run again and nothing stale is built upon.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from pretrain.stages.pipeline import final_checkpoint
 from pretrain.stages.pipeline import pretrain as run_pretraining
 from rl.cold_start import ColdStartTraces
 from rl.config import RlConfig
-from rl.evaluate import Evaluation, evaluate
+from rl.evaluate import Evaluation, EvaluationConfig, evaluate
 from rl.launch import announce
 from rl.learner import LearnerGroup
 from rl.prompts import open_prompts
@@ -87,7 +87,7 @@ def cold_start(run: Run) -> None:
     source = run.policy()
 
     def body(stage: StageDir) -> dict[str, Any]:
-        return run_sft(source, ColdStartTraces(cfg), cfg.sft, stage)
+        return run_sft(source, ColdStartTraces(cfg), cfg.sft, stage, wandb=run.cfg.wandb)
 
     run.stage("cold_start", cfg, body)
     run.advance("cold_start")
@@ -99,7 +99,7 @@ def evaluation(run: Run, name: str) -> None:
 
     def body(stage: StageDir) -> dict[str, Any]:
         rollouts = run.session.rollouts(run.policy())
-        result = evaluate(rollouts, heldout_samples(run.cfg), cfg.modes)
+        result = evaluate(rollouts, heldout_samples(cfg, stage.path), cfg.modes)
         result.save(stage.path / RECORDS)
         return {
             "table": result.table(),
@@ -110,12 +110,13 @@ def evaluation(run: Run, name: str) -> None:
     run.stage(name, [cfg, run.cfg.sampling], body)
 
 
-def heldout_samples(cfg: RlConfig) -> list[Sample]:
-    """The evaluation's samples: the world's held-out split, or a file."""
-    if cfg.evaluation.files:
-        rows = SampleFiles(cfg.evaluation)
-        return [rows[index] for index in range(min(len(rows), cfg.evaluation.samples))]
-    return heldout(cfg.evaluation.tasks, cfg.evaluation.samples, cfg.evaluation.seed)
+def heldout_samples(cfg: EvaluationConfig, folder: Path) -> list[Sample]:
+    """The evaluation's samples: rows of files, or the world's held-out split."""
+    if cfg.files:
+        quarantine = cfg.quarantine or str(folder / "quarantine.jsonl")
+        rows = SampleFiles(replace(cfg, quarantine=quarantine))
+        return [rows[index] for index in range(min(len(rows), cfg.samples))]
+    return heldout(cfg.tasks, cfg.samples, cfg.seed)
 
 
 def load_evaluation(folder: RunDir, name: str) -> Evaluation:
@@ -139,7 +140,7 @@ def gspo(run: Run) -> None:
                     Job(
                         cfg=cfg.gspo,
                         stage=stage,
-                        source=open_prompts(cfg.data),
+                        source=open_prompts(cfg.data, stage.path),
                         rollouts=rollouts,
                         hints=HintSampler(cfg.hints),
                         learner=learner,

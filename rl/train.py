@@ -103,7 +103,7 @@ def sample_groups(
 
 def progress(job: Job) -> dict[str, Any]:
     """What the loop needs, beside the learner's state, to go on after this step."""
-    return {"source": job.source.state(), "hints": job.hints.state()}
+    return {"source": job.source.state()}
 
 
 def resume(job: Job) -> int:
@@ -114,7 +114,6 @@ def resume(job: Job) -> int:
         return 0
     step, state = loaded
     job.source.load_state(state["source"])
-    job.hints.load_state(state["hints"])
     job.log.truncate(step)
     job.rollouts.engines.update_weights(job.learner.weights(), version=step)
     say(f"gspo: goes on after step {step} of {job.cfg.steps}")

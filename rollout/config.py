@@ -68,3 +68,15 @@ class SamplingConfig:
     logprobs: bool = True
     """Return the log-probability of every sampled token (about 5 % of the time at the tiny
     size). The learner recomputes its own: these feed the mismatch metric."""
+
+
+@dataclass
+class HintConfig:
+    """Progressive hints for prompts that no response solves."""
+
+    max_level: int = 0
+    """Highest hint level that is tried, 1…5; 0 switches hints off."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_level <= 5:
+            raise ConfigError(f"hints.max_level={self.max_level} is not in 0…5")
