@@ -61,8 +61,8 @@ def compose(config: str, schema: type[T], overrides: list[str]) -> T:
 
     Raises `ConfigError` naming the key, the value and the nearest valid key.
     """
-    literal, plain = _split_literal(overrides)
-    _refuse_unknown(schema, [*literal, *plain])
+    _refuse_unknown(schema, overrides)
+    literal, plain = _split_literal(schema, overrides)
     plain = [_open_mapping(schema, override) for override in plain]
     if not (CONF / f"{config}.yaml").exists():
         raise ConfigError(f"no configuration {config}.yaml in {CONF}.")
@@ -76,17 +76,23 @@ def compose(config: str, schema: type[T], overrides: list[str]) -> T:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             merged = hydra_compose(f"main_{name}", overrides=plain)
         typed = OmegaConf.merge(OmegaConf.structured(schema), merged)
+        # Their text may look like an interpolation: OmegaConf only sees that something is there.
         for key, value in literal.items():
-            OmegaConf.update(typed, key, value)
-        return OmegaConf.to_object(typed)  # type: ignore[return-value]
+            OmegaConf.update(typed, key, "given" if isinstance(value, str) else ["given"])
+        made: T = OmegaConf.to_object(typed)
     except (HydraException, OmegaConfBaseException) as error:
         raise _config_error(error, schema, overrides) from error
     except (ValueError, TypeError) as error:  # a dataclass's own __post_init__
         raise ConfigError(f"{error} (configuration {config})") from error
+    for key, value in literal.items():
+        setattr(made, key, value)
+    return made
 
 
-def _split_literal(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Values of the literal keys (a list where one is given more than once), and the rest."""
+def _split_literal(
+    schema: type, overrides: list[str]
+) -> tuple[dict[str, str | list[str]], list[str]]:
+    """Values of the literal keys (all of them for a list, the last for a text), and the rest."""
     literal: dict[str, list[str]] = {}
     plain = []
     for override in overrides:
@@ -95,7 +101,9 @@ def _split_literal(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
             literal.setdefault(key, []).append(value)
         else:
             plain.append(override)
-    return {key: v[0] if len(v) == 1 else v for key, v in literal.items()}, plain
+    fields = schema_fields(schema)
+    lists = {key for key in literal if list in (fields[key], get_origin(fields[key]))}
+    return {key: v if key in lists else v[-1] for key, v in literal.items()}, plain
 
 
 def schema_fields(schema: type, prefix: str = "") -> dict[str, Any]:

@@ -195,8 +195,8 @@ class RunDir:
         """
         with disk_guard(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / ".lock", "w")
-        with lock:
+            (self.path / ".lock").touch()
+        with open(self.path / ".lock") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

@@ -38,11 +38,12 @@ TEMP_PREFIX = "keye-ray-"
 # A dead actor is looked for this often while others of the same call still work.
 POLL_SECONDS = 1.0
 STACK_LINES = 40
+MAX_STACKS = 3
 LOG_LINES = 15
 
 
 class WorkerLost(KeyeError):
-    """An actor that died or does not answer; `worker` is its name, `index` its place in the call."""
+    """An actor that died or does not answer: its name, and its place in the call."""
 
     def __init__(self, message: str, worker: str, index: int) -> None:
         super().__init__(message)
@@ -185,18 +186,24 @@ def call(
     while waiting:
         left = deadline - time.monotonic()
         if left <= 0:
-            ref, index = next(iter(waiting.items()))
-            raise WorkerTimeout(
-                f"{names[index]} did not answer within {timeout_s:g} s in phase {phase!r}."
-                f"{_where(ref)}",
-                names[index],
-                index,
-            )
+            raise _timeout(waiting, names, phase, timeout_s)
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=min(left, POLL_SECONDS))
         for ref in ready:
             index = waiting.pop(ref)
             values[index] = _value(ref, phase, names[index], index)
     return values[0] if single else [values[i] for i in range(len(wanted))]
+
+
+def _timeout(
+    waiting: dict[ray.ObjectRef, int], names: list[str], phase: str, timeout_s: float
+) -> WorkerTimeout:
+    """Name all that did not answer, with the stacks of the first few."""
+    index = next(iter(waiting.values()))
+    silent = " and ".join(names[i] for i in waiting.values())
+    text = f"{silent} did not answer within {timeout_s:g} s in phase {phase!r}."
+    for ref in list(waiting)[:MAX_STACKS]:
+        text += _where(ref)
+    return WorkerTimeout(text, names[index], index)
 
 
 def _value(ref: ray.ObjectRef, phase: str, name: str, index: int) -> Any:
@@ -244,7 +251,7 @@ def _where(ref: ray.ObjectRef) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     stack = "\n".join(dump.stdout.splitlines()[:STACK_LINES])
-    return f" Its stack (process {pid}):\n{stack}" if dump.returncode == 0 else ""
+    return f"\nStack of process {pid}:\n{stack}" if dump.returncode == 0 else ""
 
 
 def _last_log_lines(ref: ray.ObjectRef) -> str:
