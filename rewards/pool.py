@@ -181,7 +181,7 @@ class _Batch:
             responses=[self.items[index][0] for index in indices],
             sample=self._plain[id(sample)],
             args=part.args,
-            deadline_s=part.deadline_s or self.config.deadline_s,
+            deadline_s=part.deadline_s or facts["deadline_s"] or self.config.deadline_s,
             is_async=facts["is_async"],
             deliver=deliver,
         )

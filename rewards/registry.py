@@ -38,15 +38,19 @@ class RuleError(Exception):
     """A rule cannot be found, loaded, or called; the message says which and what to do."""
 
 
-def rule(*, verifier: bool = True) -> Callable[[Callable], Callable]:
+def rule(
+    *, verifier: bool = True, deadline_s: float | None = None
+) -> Callable[[Callable], Callable]:
     """Marks a rule: `verifier=False` for shaping rules (format, length, …).
 
     A verifier judges whether the answer is right: it decides which responses count as correct
     (hint sampling, rejection sampling, pass@k). Unmarked functions count as verifiers.
+    `deadline_s`: the rule's own deadline instead of the pool's, if it needs longer by nature.
     """
 
     def mark(function: Callable) -> Callable:
         function.verifier = verifier  # type: ignore[attr-defined]
+        function.deadline_s = deadline_s  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -62,6 +66,7 @@ class Rule:
     is_async: bool
     verifier: bool
     is_class: bool = False
+    deadline_s: float | None = None
 
     @property
     def doc(self) -> str:
@@ -117,6 +122,7 @@ def load(name: str) -> Rule:
         is_async=inspect.iscoroutinefunction(body),
         verifier=getattr(found, "verifier", True),
         is_class=is_class,
+        deadline_s=getattr(found, "deadline_s", None),
     )
 
 

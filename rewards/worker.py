@@ -154,6 +154,7 @@ def _load(connection: socket.socket, callees: dict[str, Callee | str], name: str
             "verifier": rule.verifier,
             "is_async": rule.is_async,
             "is_batched": rule.is_batched,
+            "deadline_s": rule.deadline_s,
         }
     except RuleError as error:
         callees[name] = facts = str(error)
