@@ -12,7 +12,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+)
 
 from pretrain.keye_vl.configuration import KeyeVL1_5Config
 from pretrain.keye_vl.modeling import KeyeVL1_5ForConditionalGeneration
@@ -53,13 +60,25 @@ def checkpoint_shapes(config: KeyeVL1_5Config) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in checkpoint_tensors(model)}
 
 
-def load_model(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The model of a checkpoint directory (Keye-VL-1.5 or any image-text model).
+def load_config(path: str | Path) -> KeyeVL1_5Config:
+    """The configuration of a checkpoint directory.
 
     Raises:
         KeyeError: there is no checkpoint at `path`.
     """
-    return AutoModelForImageTextToText.from_pretrained(_existing(path), dtype=dtype)
+    return AutoConfig.from_pretrained(existing_checkpoint(path))
+
+
+def load_model(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model of a checkpoint directory: Keye-VL-1.5, another VLM, or a causal language model.
+
+    Raises:
+        KeyeError: there is no checkpoint at `path`.
+    """
+    config = load_config(path)
+    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    return auto.from_pretrained(path, dtype=dtype)
 
 
 def load_processor(path: str | Path) -> KeyeVL1_5Processor:
@@ -68,10 +87,11 @@ def load_processor(path: str | Path) -> KeyeVL1_5Processor:
     Raises:
         KeyeError: there is no checkpoint at `path`.
     """
-    return AutoProcessor.from_pretrained(_existing(path))
+    return AutoProcessor.from_pretrained(existing_checkpoint(path))
 
 
-def _existing(path: str | Path) -> Path:
+def existing_checkpoint(path: str | Path) -> Path:
+    """`path`, if a checkpoint lies there; otherwise a `KeyeError` that says what to give."""
     path = Path(path)
     if not (path / "config.json").is_file():
         found = "is empty or not a checkpoint" if path.is_dir() else "does not exist"

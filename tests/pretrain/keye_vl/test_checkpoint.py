@@ -7,7 +7,13 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from pretrain.keye_vl import checkpoint_shapes, checkpoint_tensors, full_size_config
 from pretrain.keye_vl.checkpoint import load_model, load_processor
@@ -168,3 +174,10 @@ def test_full_size_names_and_shapes_are_the_released_ones():
     print(f"Keye-VL-1.5-8B: {len(shapes)} tensors, {total:,} values")
     assert 8.6e9 < total < 8.8e9
     assert not any(re.search(r"\bhead\.", name) for name in shapes)
+
+
+def test_a_text_only_model_is_loaded_too(tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+    config = Qwen3Config(vocab_size=32, num_attention_heads=2, num_key_value_heads=1, **sizes)
+    Qwen3ForCausalLM(config).save_pretrained(tmp_path)
+    assert type(load_model(tmp_path)) is Qwen3ForCausalLM
