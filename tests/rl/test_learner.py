@@ -14,12 +14,9 @@ from safetensors.torch import load_file
 
 from pretrain.data.render import render
 from pretrain.data.stream import WorldStream
-from pretrain.data.world.corpus import corpus
 from pretrain.keye_vl.checkpoint import checkpoint_tensors, load_model, load_processor
-from pretrain.keye_vl.create import ModelConfig, create_checkpoint
-from pretrain.keye_vl.prompt import PromptEncoder, pack
+from pretrain.keye_vl.prompt import pack
 from pretrain.run.errors import ConfigError, KeyeError
-from pretrain.run.ray_cluster import ray_session
 from pretrain.training.engine import TrainConfig
 from rl.learner import LearnerConfig, LearnerGroup
 from rl.learner_rank import LearnerRank, MicroBatch
@@ -35,17 +32,9 @@ CONFIG = LearnerConfig(mini_batches=2, timeout_s=120, train=TRAIN)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("learner") / "checkpoint"
-    create_checkpoint(path, ModelConfig(), corpus(500), seed=0)
-    return path
-
-
-@pytest.fixture(scope="module")
-def batch(checkpoint):
+def batch(encoder):
     """Six groups of four responses, with and without images."""
     rng = np.random.default_rng(5)
-    encoder = PromptEncoder(load_processor(checkpoint), 256)
     stream = WorldStream({"digits/sum": 2, "shapes/count": 1, "text/arithmetic": 1}, seed=3)
     sequences = []
     for group, sample in enumerate(stream.take(6)):
@@ -68,21 +57,15 @@ def batch(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with ray_session(cpus=2):
-        yield
-
-
-@pytest.fixture(scope="module")
-def one_rank(cluster, checkpoint):
-    learner = LearnerGroup(CONFIG, checkpoint, total_updates=10)
+def one_rank(ray_cluster, tiny_checkpoint):
+    learner = LearnerGroup(CONFIG, tiny_checkpoint, total_updates=10)
     yield learner
     learner.close()
 
 
 @pytest.fixture(scope="module")
-def two_ranks(cluster, checkpoint):
-    learner = LearnerGroup(replace(CONFIG, world_size=2), checkpoint, total_updates=10)
+def two_ranks(ray_cluster, tiny_checkpoint):
+    learner = LearnerGroup(replace(CONFIG, world_size=2), tiny_checkpoint, total_updates=10)
     yield learner
     learner.close()
 
@@ -145,12 +128,12 @@ def plain_torch(checkpoint, batch, updates):
 
 
 @pytest.fixture(scope="module")
-def reference(checkpoint, batch):
-    return plain_torch(checkpoint, batch, updates=3)
+def reference(tiny_checkpoint, batch):
+    return plain_torch(tiny_checkpoint, batch, updates=3)
 
 
-def test_one_rank_equals_plain_torch(one_rank, checkpoint, batch, reference):
-    rebuild(one_rank, checkpoint)
+def test_one_rank_equals_plain_torch(one_rank, tiny_checkpoint, batch, reference):
+    rebuild(one_rank, tiny_checkpoint)
     before = weights(one_rank)
     metrics = [one_rank.update(batch) for _ in range(3)]
     expected, norms = reference
@@ -166,10 +149,10 @@ def test_one_rank_equals_plain_torch(one_rank, checkpoint, batch, reference):
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_ranks_equal_one(two_ranks, checkpoint, batch, reference, stage):
+def test_two_ranks_equal_one(two_ranks, tiny_checkpoint, batch, reference, stage):
     """Whatever ZeRO shards; under ZeRO-3 with logits in chunks, too."""
     chunk = 32 if stage == 3 else 4096
-    rebuild(two_ranks, checkpoint, logit_chunk=chunk, train={"zero_stage": stage})
+    rebuild(two_ranks, tiny_checkpoint, logit_chunk=chunk, train={"zero_stage": stage})
     for _ in range(3):
         metrics = two_ranks.update(batch)
     expected, norms = reference
@@ -177,15 +160,15 @@ def test_two_ranks_equal_one(two_ranks, checkpoint, batch, reference, stage):
     assert metrics["gspo/grad_norm"] == pytest.approx(np.mean(norms[4:]), rel=1e-3)
 
 
-def test_the_cut_into_micro_batches_changes_nothing(one_rank, checkpoint, batch, reference):
-    rebuild(one_rank, checkpoint, logit_chunk=16, train={"micro_batch_tokens": 90})
+def test_the_cut_into_micro_batches_changes_nothing(one_rank, tiny_checkpoint, batch, reference):
+    rebuild(one_rank, tiny_checkpoint, logit_chunk=16, train={"micro_batch_tokens": 90})
     for _ in range(3):
         one_rank.update(batch)
     assert distance(weights(one_rank), reference[0]) <= 1e-6
 
 
-def test_ratios_come_back_with_their_sequences(one_rank, checkpoint, batch):
-    rebuild(one_rank, checkpoint, train={"micro_batch_tokens": 200})
+def test_ratios_come_back_with_their_sequences(one_rank, tiny_checkpoint, batch):
+    rebuild(one_rank, tiny_checkpoint, train={"micro_batch_tokens": 200})
     metrics = one_rank.update(batch)
     ratios = np.array([sequence.ratio for sequence in batch])
     first, second = split_mini_batches(
@@ -196,8 +179,8 @@ def test_ratios_come_back_with_their_sequences(one_rank, checkpoint, batch):
     assert metrics["gspo/ratio_max"] == pytest.approx(ratios.max())
 
 
-def test_a_single_mini_batch_is_exactly_on_policy(one_rank, checkpoint, batch):
-    rebuild(one_rank, checkpoint, mini_batches=1)
+def test_a_single_mini_batch_is_exactly_on_policy(one_rank, tiny_checkpoint, batch):
+    rebuild(one_rank, tiny_checkpoint, mini_batches=1)
     metrics = one_rank.update(batch)
     assert [s.ratio for s in batch] == [1.0] * 24
     assert metrics["gspo/clip_fraction"] == 0
@@ -206,21 +189,21 @@ def test_a_single_mini_batch_is_exactly_on_policy(one_rank, checkpoint, batch):
 
 
 @pytest.mark.parametrize("algorithm", ["gspo_token", "grpo"])
-def test_other_algorithms_train(one_rank, checkpoint, batch, algorithm):
+def test_other_algorithms_train(one_rank, tiny_checkpoint, batch, algorithm):
     """GSPO-token is GSPO when a response has one advantage; GRPO isn't, after the first step."""
-    rebuild(one_rank, checkpoint)
+    rebuild(one_rank, tiny_checkpoint)
     one_rank.update(batch)
     gspo = weights(one_rank)
-    rebuild(one_rank, checkpoint, algorithm=algorithm)
+    rebuild(one_rank, tiny_checkpoint, algorithm=algorithm)
     one_rank.update(batch)
     difference = distance(weights(one_rank), gspo)
     assert difference <= 1e-6 if algorithm == "gspo_token" else difference > 1e-6
 
 
-def test_mismatch_is_measured_at_the_sampling_temperature(one_rank, checkpoint, batch):
-    rebuild(one_rank, checkpoint, temperature=0.7)
-    model = load_model(checkpoint, torch.float32)
-    forbidden = forbidden_ids(load_processor(checkpoint).tokenizer)
+def test_mismatch_is_measured_at_the_sampling_temperature(one_rank, tiny_checkpoint, batch):
+    rebuild(one_rank, tiny_checkpoint, temperature=0.7)
+    model = load_model(tiny_checkpoint, torch.float32)
+    forbidden = forbidden_ids(load_processor(tiny_checkpoint).tokenizer)
     with torch.no_grad():
         own = [response_logprobs(model, s, forbidden, 0.7).numpy() for s in batch]
     noise = np.random.default_rng(0).normal(0, 0.1, 1000).astype(np.float32)
@@ -229,15 +212,15 @@ def test_mismatch_is_measured_at_the_sampling_temperature(one_rank, checkpoint, 
         replace(s, engine_logprobs=lp - noise[: len(lp)]) for s, lp in zip(batch, own, strict=True)
     ]
     assert one_rank.update(exact)["mismatch/logprob_max"] <= 1e-5
-    rebuild(one_rank, checkpoint, temperature=0.7)
+    rebuild(one_rank, tiny_checkpoint, temperature=0.7)
     metrics = one_rank.update(off)
     delta = np.concatenate([noise[: len(lp)] for lp in own]).astype(np.float64)
     assert metrics["mismatch/logprob_mean"] == pytest.approx(np.abs(delta).mean(), rel=1e-3)
     assert metrics["mismatch/kl"] == pytest.approx((np.exp(delta) - 1 - delta).mean(), rel=1e-2)
 
 
-def test_weights_equal_the_exported_checkpoint(two_ranks, checkpoint, batch, tmp_path):
-    rebuild(two_ranks, checkpoint, train={"zero_stage": 3})
+def test_weights_equal_the_exported_checkpoint(two_ranks, tiny_checkpoint, batch, tmp_path):
+    rebuild(two_ranks, tiny_checkpoint, train={"zero_stage": 3})
     two_ranks.update(batch)
     two_ranks.export(tmp_path / "out")
     named = weights(two_ranks)
@@ -247,22 +230,22 @@ def test_weights_equal_the_exported_checkpoint(two_ranks, checkpoint, batch, tmp
     assert load_processor(tmp_path / "out").tokenizer.eos_token_id is not None
 
 
-def test_half_precision_weights_are_sent_as_they_are(two_ranks, checkpoint, batch):
-    rebuild(two_ranks, checkpoint, train={"zero_stage": 2, "dtype": "bf16"})
+def test_half_precision_weights_are_sent_as_they_are(two_ranks, tiny_checkpoint, batch):
+    rebuild(two_ranks, tiny_checkpoint, train={"zero_stage": 2, "dtype": "bf16"})
     metrics = two_ranks.update(batch)
     named = ray.get(two_ranks.weights())
     assert named["model.norm.weight"].dtype == torch.bfloat16
     assert metrics["gspo/clip_fraction/mini_batch_0"] == 0
 
 
-def test_resume_is_bitwise_on_one_rank(one_rank, checkpoint, batch, tmp_path):
-    rebuild(one_rank, checkpoint)
+def test_resume_is_bitwise_on_one_rank(one_rank, tiny_checkpoint, batch, tmp_path):
+    rebuild(one_rank, tiny_checkpoint)
     assert one_rank.load(tmp_path / "state") is None
     one_rank.update(batch)
     one_rank.save(tmp_path / "state", step=1, progress={"cursor": 24})
     expected_metrics = one_rank.update(batch)
     expected = weights(one_rank)
-    rebuild(one_rank, checkpoint)
+    rebuild(one_rank, tiny_checkpoint)
     assert one_rank.load(tmp_path / "state") == (1, {"cursor": 24})
     assert one_rank.updates == 1
     metrics = one_rank.update(batch)
@@ -271,17 +254,17 @@ def test_resume_is_bitwise_on_one_rank(one_rank, checkpoint, batch, tmp_path):
         assert metrics[key] == expected_metrics[key]
 
 
-def test_a_step_without_update_can_be_saved(one_rank, checkpoint, batch, tmp_path):
+def test_a_step_without_update_can_be_saved(one_rank, tiny_checkpoint, batch, tmp_path):
     """All groups may be without spread: the loop's step and cursor still move on."""
-    rebuild(one_rank, checkpoint)
+    rebuild(one_rank, tiny_checkpoint)
     one_rank.update(batch)
     one_rank.save(tmp_path / "state", step=1, progress={"cursor": 24})
     one_rank.save(tmp_path / "state", step=2, progress={"cursor": 48})
     assert one_rank.load(tmp_path / "state") == (2, {"cursor": 48})
 
 
-def test_too_few_sequences_are_refused_by_numbers(two_ranks, checkpoint, batch):
-    rebuild(two_ranks, checkpoint, mini_batches=4)
+def test_too_few_sequences_are_refused_by_numbers(two_ranks, tiny_checkpoint, batch):
+    rebuild(two_ranks, tiny_checkpoint, mini_batches=4)
     with pytest.raises(KeyeError, match=r"mini-batch of 1 sequences.*world_size=2"):
         two_ranks.update(batch[:4])
 

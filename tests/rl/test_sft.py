@@ -1,0 +1,151 @@
+"""Fine-tuning with TRL: what is learned, by how many ranks, and across an interruption."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from pretrain.data.render import conversation
+from pretrain.data.stream import WorldStream
+from pretrain.keye_vl.checkpoint import load_model
+from pretrain.keye_vl.prompt import pack
+from pretrain.run.directory import StageDir
+from pretrain.run.errors import ConfigError, KeyeError
+from pretrain.run.metrics import read_rows
+from pretrain.training.ranks import RankGroup
+from rl.sft import SftConfig, fine_tune
+from rl.sft_rank import Collator, SftJob, SftRank, make_pacer
+
+CONFIG = SftConfig(steps=6, batch_size=4, warmup_steps=2, save_every=3, world_size=1, timeout_s=200)
+
+
+class Conversations:
+    """Examples of the world, some with an image and some without."""
+
+    def __init__(self):
+        mix = {"digits/sum": 1, "shapes/count": 1, "text/arithmetic": 2}
+        self.stream = WorldStream(mix, seed=1, modes={"think": 1, "no_think": 1})
+
+    def __call__(self, index):
+        return conversation(self.stream[index])
+
+
+@pytest.fixture(scope="module")
+def one_rank(ray_cluster):
+    ranks = RankGroup(SftRank, 1, name="sft")
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture(scope="module")
+def unbroken(one_rank, tiny_checkpoint, tmp_path_factory):
+    stage = StageDir(tmp_path_factory.mktemp("sft") / "unbroken")
+    summary = fine_tune(one_rank, tiny_checkpoint, Conversations(), CONFIG, stage)
+    return stage, summary
+
+
+def stored_weights(stage):
+    return load_file(stage.checkpoint / "model.safetensors")
+
+
+def distance(a, b):
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def test_only_replies_are_learned(unbroken, tiny_checkpoint, encoder):
+    """TRL's first loss is the mean negative log-prob of the reply tokens, and of nothing else."""
+    model = load_model(tiny_checkpoint, torch.float32)
+    losses = []
+    for index in range(CONFIG.batch_size):
+        prompt, reply = encoder.encode_example(Conversations()(index), str(index))
+        with torch.no_grad():
+            logits = model(**pack([prompt], [reply], model.config).model_inputs()).logits
+        targets = torch.from_numpy(reply).long()
+        losses.append(F.cross_entropy(logits.reshape(len(reply), -1), targets, reduction="none"))
+    rows = read_rows(unbroken[0].metrics_file)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[0]["train/loss"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+    assert rows[-1]["train/loss"] < rows[0]["train/loss"] - 0.3
+    assert unbroken[1]["examples"] == 24
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(unbroken, one_rank, tiny_checkpoint, tmp_path):
+    stage = StageDir(tmp_path / "broken")
+    job = SftJob(tiny_checkpoint, stage.state, Conversations(), CONFIG)
+    assert one_rank.call("open", job, phase="open", timeout_s=200) == [0]
+    one_rank.call("advance", 5, phase="steps", timeout_s=200)  # and then never comes back
+    fine_tune(one_rank, tiny_checkpoint, Conversations(), CONFIG, stage)
+    assert [row["step"] for row in read_rows(stage.metrics_file)] == [4, 5, 6]
+    assert distance(stored_weights(stage), stored_weights(unbroken[0])) == 0
+
+
+def test_a_run_that_only_lacks_its_export(unbroken, one_rank, tiny_checkpoint):
+    stage, _ = unbroken
+    before = stored_weights(stage)
+    stage.checkpoint.rename(stage.path / "lost")
+    summary = fine_tune(one_rank, tiny_checkpoint, Conversations(), CONFIG, stage)
+    assert distance(stored_weights(stage), before) == 0
+    assert summary == {"steps": 6, "examples": 24}
+
+
+def test_token_ids_are_learned_as_they_are(unbroken, one_rank, tiny_checkpoint, encoder, tmp_path):
+    pairs = [encoder.encode_example(Conversations()(i), str(i)) for i in range(24)]
+    stage = StageDir(tmp_path / "ids")
+    fine_tune(one_rank, tiny_checkpoint, pairs.__getitem__, CONFIG, stage)
+    assert distance(stored_weights(stage), stored_weights(unbroken[0])) == 0
+
+
+def test_two_ranks_equal_one(unbroken, ray_cluster, tiny_checkpoint, tmp_path):
+    stage = StageDir(tmp_path / "two")
+    ranks = RankGroup(SftRank, 2, name="sft")
+    try:
+        config = replace(CONFIG, world_size=2)
+        fine_tune(ranks, tiny_checkpoint, Conversations(), config, stage)
+    finally:
+        ranks.close()
+    assert distance(stored_weights(stage), stored_weights(unbroken[0])) <= 1e-5
+    one, two = (read_rows(s.metrics_file) for s in (unbroken[0], stage))
+    for a, b in zip(one, two, strict=True):
+        assert b["train/loss"] == pytest.approx(a["train/loss"], rel=1e-4)
+
+
+def test_a_batch_is_padded_on_the_right(encoder, processor):
+    collate = Collator(Conversations(), encoder, pad_id=processor.tokenizer.pad_token_id)
+    batch = collate([{"index": i} for i in range(6)])
+    for row in range(6):
+        prompt, reply = encoder.encode_example(Conversations()(row), str(row))
+        length = len(prompt.ids) + len(reply)
+        assert batch["attention_mask"][row].sum() == length
+        assert batch["attention_mask"][row, length:].sum() == 0
+        assert batch["input_ids"][row, :length].tolist() == [*prompt.ids, *reply]
+        labels = batch["labels"][row]
+        assert labels[labels != -100].tolist() == reply.tolist()
+        assert batch["prompt_lengths"][row] == len(prompt.ids)
+    patches = int(batch["grid_thw"].prod(1).sum())
+    assert len(batch["pixel_values"]) == patches > 0
+
+
+def test_a_bad_example_is_named(encoder):
+    collate = Collator(lambda index: [{"role": "user", "content": "2+2?"}] * 2, encoder, pad_id=0)
+    with pytest.raises(KeyeError, match="sample 7 of the fine-tuning data"):
+        collate([{"index": 7}])
+
+
+def test_an_error_in_the_trainer_reaches_the_driver(tmp_path):
+    pacer = make_pacer(tmp_path)
+    pacer.start(0)
+    pacer.end(KeyeError("sample 7 is bad"))
+    with pytest.raises(KeyeError, match="sample 7"):
+        pacer.advance(1)
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ConfigError, match=r"batch_size=10.*world_size=2.*accumulation=2"):
+        SftConfig(batch_size=10, world_size=2, accumulation=2)
+    with pytest.raises(ConfigError, match="steps=0 trains nothing"):
+        SftConfig(steps=0)
+    with pytest.raises(ConfigError, match="dtype='fp16'"):
+        SftConfig(dtype="fp16")
