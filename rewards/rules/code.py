@@ -31,8 +31,8 @@ def code(
     of `{input, output}` (standard input and expected output), `{call, expected}` (an expression
     and its value), and Python statements (`assert f(2) == 4`, or a whole test function with its
     call). Expected values of the first two kinds, and of asserts that compare with a literal,
-    never enter the sandbox, so that no program can fake them. A test that takes more
-    than `seconds` of CPU time is a failed test. Where code cannot be isolated the status is `error`.
+    never enter the sandbox, so that no program can fake them. A test that takes more than
+    `seconds` of CPU time is a failed test. Where code cannot be isolated the status is `error`.
     """
     wanted = tests or sample.get("tests")
     if not wanted:

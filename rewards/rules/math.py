@@ -19,8 +19,8 @@ from rewards.result import RewardResult
 
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns on each call without timeout
 
-PLAIN_NUMBER = re.compile(r"[+-]?(?:\d{1,60}(?:\.\d{1,60})?|\.\d{1,60})")
-GROUPED_NUMBER = re.compile(r"[+-]?\d{1,3}(?:,\d{3}){1,20}(?:\.\d{1,60})?")
+PLAIN_NUMBER = re.compile(r"[+-]?(?:\d{1,60}(?:\.\d{1,60})?|\.\d{1,60})", re.ASCII)
+GROUPED_NUMBER = re.compile(r"[+-]?\d{1,3}(?:,\d{3}){1,20}(?:\.\d{1,60})?", re.ASCII)
 LONGEST_PARSED = 2000  # characters; longer answers are compared as text only
 
 
@@ -77,6 +77,15 @@ def plain_number(text: str) -> Decimal | None:
     return None
 
 
+def _values(text: str) -> list[Decimal]:
+    """What a plain number or percentage may mean: `50%` is 50 (of a percentage asked for) or 0.5."""
+    plain = text.removesuffix("%").removesuffix("\\")
+    value = plain_number(plain)
+    if value is None:
+        return []
+    return [value] if plain == text else [value, value / 100]
+
+
 def _bare(text: str) -> str:
     """Without the dollar signs around it, one final full stop, and all white space."""
     squeezed = "".join(text.split())
@@ -93,9 +102,11 @@ def _same(wanted: str, given: str, digits: int, as_set: bool = False) -> bool:
         return True
     if max(len(left), len(right)) > LONGEST_PARSED:
         return False
-    left_number, right_number = plain_number(left), plain_number(right)
-    if left_number is not None and right_number is not None:
-        return round(left_number, digits) == round(right_number, digits)
+    left_values, right_values = _values(left), _values(right)
+    if left_values and right_values:
+        if len(left_values) == len(right_values):  # two plain numbers, or two percentages
+            left_values, right_values = left_values[:1], right_values[:1]
+        return any(round(a, digits) == round(b, digits) for a in left_values for b in right_values)
     return _same_parsed(wanted, given, digits, as_set)
 
 

@@ -12,9 +12,9 @@ from rewards.result import RewardResult
 from rewards.rules.text import normalise
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3}){1,12}|\d{1,60})(?:\.\d{0,60})?|\.\d{1,60}"
-NUMBER = re.compile(rf"(?<![\w.])([+-−]?)\s?({_DIGITS})(?:[eE]([+-]?\d{{1,3}}))?(?![\d])")
+NUMBER = re.compile(rf"(?<![\w.])([-+−]?)\s?({_DIGITS})(?:[eE]([+-]?\d{{1,3}}))?(?![\d])")
 FRACTION = re.compile(
-    r"([+-−]?)(\d{1,18})\s?/\s?(\d{1,18})|([+-−]?)\\d?frac\{(\d{1,18})\}\{(\d{1,18})\}"
+    r"([-+−]?)(\d{1,18})\s?/\s?(\d{1,18})|([-+−]?)\\d?frac\{(\d{1,18})\}\{(\d{1,18})\}"
 )
 SCIENTIFIC = re.compile(r"\s?(?:\\times|\\cdot|×|x|\*)\s?10\s?\^\s?\{?([+-]?\d{1,3})\}?")
 UNIT = re.compile(r"\s*(%|°|[A-Za-zµΩ]+(?:/[A-Za-z]+)?)(?:\^?\{?([23])\}?)?\s*$")
@@ -33,8 +33,8 @@ def parse_number(text: str) -> tuple[float, str] | None:
     `40%` (unit `%`, value 40). A text with two numbers is no number.
     """
     plain = MONEY.sub("", text.strip().strip("$").rstrip(".").strip())
-    plain = re.sub(r"\\(?:text|mathrm|,|;|!| )|[{}](?=\s|$)|\\(?=%)", " ", plain[:200])
-    plain = plain.replace("^ ", "^").strip()
+    plain = re.sub(r"\\(?:text|mathrm)\{([^{}]*)\}", r" \1", plain[:200])
+    plain = re.sub(r"\\[,;! ]|\\(?=%)", " ", plain).strip()
     if match := FRACTION.match(plain):
         sign, top, bottom = (group for group in match.groups() if group is not None)
         if int(bottom) == 0:
@@ -42,12 +42,12 @@ def parse_number(text: str) -> tuple[float, str] | None:
         value = int(top) / int(bottom)
     elif match := NUMBER.match(plain):
         sign, digits, exponent = match.groups()
-        value = float(digits.replace(",", "")) * 10.0 ** int(exponent or 0)
+        value = float(f"{digits.replace(',', '')}e{exponent or 0}")
     else:
         return None
     rest = plain[match.end() :]
     if power := SCIENTIFIC.match(rest):
-        value *= 10.0 ** int(power.group(1))
+        value *= float(f"1e{power.group(1)}")
         rest = rest[power.end() :]
     unit = ""
     if rest.strip():

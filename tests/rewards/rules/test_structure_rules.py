@@ -42,7 +42,8 @@ def test_json_without_and_with_a_wrong_schema():
 
 
 def test_markdown_blocks():
-    text = "# A\n\ntext\nmore\n\n- x\n- y\n\n1. n\n\n> q\n\n```py\n# no heading\n```\n\n|a|b|\n|-|-|\n|1|2|"
+    text = "# A\n\ntext\nmore\n\n- x\n- y\n\n1. n\n\n> q\n\n```py\n# no heading\n```\n\n"
+    text += "|a|b|\n|-|-|\n|1|2|"
     kinds, faults = markdown_blocks(text)
     assert kinds == ["h1", "text", "bullet", "number", "quote", "code", "table"]
     assert faults == []
