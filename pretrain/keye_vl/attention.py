@@ -46,12 +46,25 @@ class PackedLayout:
     """SDPA calls to make; empty when FlashAttention runs."""
     scatter: Tensor | None
     """`[T]` row of each packed token in the concatenated bucket outputs."""
+    rows: Tensor | None = None
+    """`[V]` packed token of each token of the sequences, for FlashAttention when prompts are
+    shared; the buckets' gathers contain it already."""
 
     @classmethod
     def build(
-        cls, cu_seqlens: np.ndarray, device: torch.device, dtype: torch.dtype
+        cls,
+        cu_seqlens: np.ndarray,
+        device: torch.device,
+        dtype: torch.dtype,
+        token_rows: np.ndarray | None = None,
     ) -> PackedLayout:
-        """Lay out sequences with boundaries `cu_seqlens` (`[B + 1]`, from 0)."""
+        """Lay out sequences with boundaries `cu_seqlens` (`[B + 1]`, from 0).
+
+        With `token_rows` (`[V]`) token v of the sequences is packed token `token_rows[v]`: several
+        sequences attend to the one copy of a prompt that they share.
+        """
+        if token_rows is not None:
+            return cls._build_shared(cu_seqlens, device, dtype, token_rows)
         boundaries = torch.as_tensor(cu_seqlens, dtype=torch.int32, device=device)
         lengths = np.diff(cu_seqlens)
         longest = int(lengths.max())
@@ -60,6 +73,25 @@ class PackedLayout:
         if (lengths == longest).all():
             return cls(boundaries, longest, [_Bucket(None, len(lengths), longest)], None)
         return cls(boundaries, longest, *_bucketed(cu_seqlens, lengths, device))
+
+    @classmethod
+    def _build_shared(
+        cls,
+        cu_seqlens: np.ndarray,
+        device: torch.device,
+        dtype: torch.dtype,
+        token_rows: np.ndarray,
+    ) -> PackedLayout:
+        plain = cls.build(cu_seqlens, device, dtype)
+        rows = torch.from_numpy(token_rows).to(device)
+        # A shared token's output is read where it first stands: the others are equal.
+        first = torch.from_numpy(np.unique(token_rows, return_index=True)[1]).to(device)
+        scatter = first if plain.scatter is None else plain.scatter.index_select(0, first)
+        buckets = [
+            _Bucket(rows if b.gather is None else rows.index_select(0, b.gather), b.rows, b.length)
+            for b in plain.buckets
+        ]
+        return cls(plain.cu_seqlens, plain.max_length, buckets, scatter, rows)
 
 
 def _uses_flash(device: torch.device, dtype: torch.dtype) -> bool:
@@ -108,7 +140,10 @@ def packed_attention(
     del attention_mask
     q, k, v = (x.transpose(1, 2)[0] for x in (query, key, value))
     if not layout.buckets:
-        return _flash(q, k, v, layout, scaling)[None], None
+        if layout.rows is None:
+            return _flash(q, k, v, layout, scaling)[None], None
+        q, k, v = (x.index_select(0, layout.rows) for x in (q, k, v))
+        return _flash(q, k, v, layout, scaling).index_select(0, layout.scatter)[None], None
     outputs = [
         _causal_rows(q, k, v, bucket.gather, bucket.rows, bucket.length, scaling)
         for bucket in layout.buckets

@@ -132,6 +132,7 @@ class KeyeVL1_5Model(KeyeVL1_5PreTrainedModel):
         input_ids: Int[Tensor, "batch length"],
         position_ids: Int[Tensor, "3 1 tokens"] | None = None,
         cu_seqlens: Int[Tensor, " boundaries"] | None = None,
+        token_rows: Int[Tensor, " laid_out"] | None = None,
         attention_mask: Int[Tensor, "batch length"] | None = None,
         pixel_values: Float[Tensor, "patches 3 size size"] | None = None,
         grid_thw: Int[Tensor, "media 3"] | None = None,
@@ -149,6 +150,9 @@ class KeyeVL1_5Model(KeyeVL1_5PreTrainedModel):
             position_ids: `[3, 1, T]` packed M-RoPE positions; computed when absent. Anything else
                 (a caller's one-axis positions) is ignored and recomputed.
             cu_seqlens: `[B + 1]` boundaries of packed sequences.
+            token_rows: `[V]`, when sequences share the one copy of their prompt: the sequences,
+                laid out in full, consist of these packed tokens, and `cu_seqlens` are their
+                boundaries. Needs `position_ids`.
             attention_mask: `[B, L]`, 1 where a padded row holds a token.
             pixel_values: patches of all images and frames, in order of appearance.
             grid_thw: their patch grids.
@@ -170,18 +174,22 @@ class KeyeVL1_5Model(KeyeVL1_5PreTrainedModel):
             pixel_values, grid_thw = pixel_values_videos, video_grid_thw
         elif grid_thw is None:
             grid_thw = image_grid_thw
-        batch = PackedBatch.of(input_ids, attention_mask, cu_seqlens)
+        batch = PackedBatch.of(input_ids, attention_mask, cu_seqlens, token_rows)
+        rows = None if token_rows is None else to_host(token_rows)
         mask = visual_mask(
-            batch.ids_on_host(),
+            batch.ids_on_host() if rows is None else batch.ids_on_host()[rows],
             self.config.visual_token_ids,
             batch.cu_seqlens,
             None if prompt_lengths is None else to_host(prompt_lengths),
         )
+        if rows is not None:  # from the sequences laid out in full to the tokens held
+            mask = np.bincount(rows[mask], minlength=batch.ids.shape[1]) > 0
         if position_ids is None or position_ids.shape != (3, 1, batch.ids.shape[1]):
             position_ids = self._positions(batch, mask, grid_thw, feature_index)
         x = self.embed_tokens(batch.ids)
         x = self._place_features(x, mask, pixel_values, grid_thw, feature_index)
-        x = self._decode(x, position_ids.to(x.device), batch.cu_seqlens)
+        layout = PackedLayout.build(batch.cu_seqlens, x.device, x.dtype, rows)
+        x = self._decode(x, position_ids.to(x.device), layout)
         return BaseModelOutputWithPast(last_hidden_state=batch.unpack(x))
 
     def _positions(
@@ -191,10 +199,10 @@ class KeyeVL1_5Model(KeyeVL1_5PreTrainedModel):
         grid_thw: Tensor | None,
         feature_index: Tensor | None,
     ) -> Int[Tensor, "3 1 tokens"]:
-        if feature_index is not None:
+        if feature_index is not None or batch.ids.shape[1] != batch.cu_seqlens[-1]:
             raise KeyeError(
-                "sequences that share media (feature_index) need position_ids: "
-                "pack them with pretrain.keye_vl.prompt.pack"
+                "sequences that share media (feature_index) or prompts (token_rows) need "
+                "position_ids: pack them with pretrain.keye_vl.prompt.pack"
             )
         merge = self.config.vision_config.spatial_merge_size
         grids = None if grid_thw is None else to_host(grid_thw)
@@ -236,9 +244,8 @@ class KeyeVL1_5Model(KeyeVL1_5PreTrainedModel):
         return self.encode_media(like.new_zeros(shape), np.array([[1, side, side]]))
 
     def _decode(
-        self, x: Float[Tensor, "1 tokens width"], positions: Tensor, cu_seqlens: np.ndarray
+        self, x: Float[Tensor, "1 tokens width"], positions: Tensor, layout: PackedLayout
     ) -> Float[Tensor, "1 tokens width"]:
-        layout = PackedLayout.build(cu_seqlens, x.device, x.dtype)
         rope = self._rope(positions, x.dtype)
         for layer in self.layers:
             x = layer(x, position_embeddings=rope, layout=layout)

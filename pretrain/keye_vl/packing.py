@@ -25,12 +25,20 @@ class PackedBatch:
 
     @classmethod
     def of(
-        cls, ids: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None
+        cls,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+        token_rows: Tensor | None = None,
     ) -> PackedBatch:
-        """From packed ids `[1, T]` with boundaries, or padded ids `[B, L]` with their mask."""
+        """From packed ids `[1, T]` with boundaries, or padded ids `[B, L]` with their mask.
+
+        With `token_rows` (`[V]`) the boundaries are those of the V tokens it stands for.
+        """
         if cu_seqlens is not None:
             bounds = to_host(cu_seqlens).astype(np.int64)
-            if ids.shape[0] != 1 or bounds[-1] != ids.shape[1]:
+            laid_out = ids.shape[1] if token_rows is None else len(token_rows)
+            if ids.shape[0] != 1 or bounds[-1] != laid_out:
                 raise ValueError(f"cu_seqlens {bounds.tolist()} don't fit ids {tuple(ids.shape)}")
             return cls(ids, bounds, None, None)
         rows, length = ids.shape

@@ -24,6 +24,11 @@ from pretrain.keye_vl.processing import KeyeVL1_5Processor
 from pretrain.keye_vl.tokenizer import END_OF_TURN
 from pretrain.run.errors import KeyeError
 
+PLAN_KEYS = ("frame_types", "timestamps", "slow_size", "fast_size")
+"""What a video part may bring along if its frames are planned already."""
+REQUEST_KEYS = ("fps", "num_frames", "start", "end")
+"""What a video part may ask of the reader of its file."""
+
 
 @dataclass(slots=True)
 class EncodedPrompt:
@@ -155,43 +160,52 @@ class PromptEncoder:
         return span, patches, [grid], Image.fromarray(pixels), {}
 
     def _video(self, part: dict) -> tuple[np.ndarray, np.ndarray, list, np.ndarray, dict]:
-        frames = np.stack([to_rgb(frame) for frame in part["video"]])
-        types, times = part.get("frame_types"), part.get("timestamps")
-        slow, fast = part.get("slow_size"), part.get("fast_size")
-        patches, rows = self.processor.encode_frames(frames, types, slow, fast)
-        text = self.processor.video_text(rows, types, times)
+        """Frames that come with their `frame_types` are taken as they are, others are planned."""
+        if "frame_types" in part:
+            frames = np.stack([to_rgb(frame) for frame in part["video"]])
+            kwargs = {key: part[key] for key in PLAN_KEYS if part.get(key) is not None}
+        else:
+            request = {key: part[key] for key in REQUEST_KEYS if key in part}
+            frames, plan = self.processor.plan_video(part["video"], **request)
+            kwargs = plan.processor_kwargs()
+        types = kwargs.get("frame_types")
+        sizes = kwargs.get("slow_size"), kwargs.get("fast_size")
+        patches, rows = self.processor.encode_frames(frames, types, *sizes)
+        text = self.processor.video_text(rows, types, kwargs.get("timestamps"))
         span = np.array(self._encode_text(text, add_special_tokens=False).ids, dtype=np.int32)
-        kwargs = {"frame_types": types, "timestamps": times, "slow_size": slow, "fast_size": fast}
-        return span, patches, rows, frames, {k: v for k, v in kwargs.items() if v is not None}
+        return span, patches, rows, frames, kwargs
 
 
 @dataclass(slots=True)
 class PackedSequences:
-    """A batch of prompts with their replies, packed, as torch tensors."""
+    """A batch of prompts with their replies, packed, as torch tensors.
+
+    Sequences of one prompt (a group's responses) hold its tokens once. T counts the tokens held, V
+    those of all sequences laid out in full; without a shared prompt they are the same.
+    """
 
     input_ids: Tensor
     """int64 `[1, T]`"""
     position_ids: Tensor
     """int64 `[3, 1, T]`"""
     cu_seqlens: Tensor
-    """int32 `[B + 1]`"""
+    """int32 `[B + 1]` boundaries of the sequences laid out in full, 0 … V"""
+    token_rows: Tensor | None
+    """int64 `[V]` which of the T tokens each token of the full layout is; None when V = T"""
     prompt_lengths: Tensor
     """int64 `[B]`"""
     response_index: Tensor
-    """int64 `[K]` packed positions whose logits predict the response tokens, in order"""
+    """int64 `[K]` which of the T tokens' logits predict the response tokens, in order"""
     response_lengths: Tensor
     """int64 `[B]`, summing to K"""
+    targets: Tensor
+    """int64 `[K]`: the response tokens that `response_index` predicts"""
     pixel_values: Tensor | None
     """float32 `[N, 3, 14, 14]`, shared media once"""
     grid_thw: Tensor | None
     """int64 `[M, 3]`"""
     feature_index: Tensor | None
-    """int64 `[placeholders]` row of the projector's output; None when no medium is shared"""
-
-    @property
-    def targets(self) -> Tensor:
-        """int64 `[K]`: the response tokens that `response_index` predicts."""
-        return self.input_ids[0, self.response_index + 1]
+    """int64 `[placeholders]` row of the projector's output; None when it is their order"""
 
     def model_inputs(self) -> dict[str, Tensor | None]:
         """Arguments of the model's forward; its logits are `[K, V]`, one row per response token."""
@@ -199,6 +213,7 @@ class PackedSequences:
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
             "cu_seqlens": self.cu_seqlens,
+            "token_rows": self.token_rows,
             "prompt_lengths": self.prompt_lengths,
             "logits_index": self.response_index,
             "pixel_values": self.pixel_values,
@@ -224,6 +239,9 @@ def pack(
 ) -> PackedSequences:
     """Pack prompt i followed by reply i, for all i.
 
+    A prompt object that stands several times is packed once, and its replies after it: linear
+    layers then see its tokens once, and only attention repeats them (`token_rows`).
+
     Args:
         prompts: one per sequence; the same object may stand several times (a group's responses).
         replies: int `[R_i]` response tokens, possibly empty.
@@ -233,28 +251,34 @@ def pack(
     """
     prompt_lengths = np.array([len(p.ids) for p in prompts], dtype=np.int64)
     response_lengths = np.array([len(r) for r in replies], dtype=np.int64)
-    ends = np.cumsum(prompt_lengths + response_lengths)
-    bounds = np.concatenate(([0], ends))
-    pieces = [piece for pair in zip(prompts, replies, strict=True) for piece in _ids(*pair)]
-    ids = np.concatenate(pieces).astype(np.int64)
-    mask = visual_mask(ids, config.visual_token_ids, bounds, prompt_lengths)
+    bounds = np.concatenate(([0], np.cumsum(prompt_lengths + response_lengths)))
+    full = np.concatenate([x for pair in zip(prompts, replies, strict=True) for x in _ids(*pair)])
+    full = full.astype(np.int64)
     grids = [p.grid_thw for p in prompts if p.grid_thw is not None]
     merge = config.vision_config.spatial_merge_size
+    mask = visual_mask(full, config.visual_token_ids, bounds, prompt_lengths)
     positions = packed_positions(mask, bounds, np.concatenate(grids) if grids else None, merge)
-    # Response token j of a sequence is predicted one place earlier.
-    first = bounds[:-1] + prompt_lengths - 1
+    # Which response token a token of the full layout is followed by: one place later.
     ordinal = np.arange(response_lengths.sum()) - np.repeat(
         np.cumsum(response_lengths) - response_lengths, response_lengths
     )
+    predicting = np.repeat(bounds[:-1] + prompt_lengths - 1, response_lengths) + ordinal
+    rows, held = _shared_rows(prompts, prompt_lengths, bounds)
     keys = [id(p) for p in prompts] if share is None else list(share)
-    pixel_values, grid_thw, feature_index = _shared_media(prompts, keys, merge)
+    once = list({id(p): i for i, p in reversed(list(enumerate(prompts)))}.values())
+    once.sort()
+    pixel_values, grid_thw, feature_index = _shared_media(
+        [prompts[i] for i in once], [keys[i] for i in once], merge
+    )
     return PackedSequences(
-        input_ids=torch.from_numpy(ids)[None],
-        position_ids=torch.from_numpy(positions)[:, None],
+        input_ids=torch.from_numpy(full[held])[None],
+        position_ids=torch.from_numpy(positions[:, held])[:, None],
         cu_seqlens=torch.from_numpy(bounds.astype(np.int32)),
+        token_rows=None if rows is None else torch.from_numpy(rows),
         prompt_lengths=torch.from_numpy(prompt_lengths),
-        response_index=torch.from_numpy(np.repeat(first, response_lengths) + ordinal),
+        response_index=torch.from_numpy(predicting if rows is None else rows[predicting]),
         response_lengths=torch.from_numpy(response_lengths),
+        targets=torch.from_numpy(full[predicting + 1]),
         pixel_values=pixel_values,
         grid_thw=grid_thw,
         feature_index=feature_index,
@@ -263,6 +287,30 @@ def pack(
 
 def _ids(prompt: EncodedPrompt, reply: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return prompt.ids, np.asarray(reply)
+
+
+def _shared_rows(
+    prompts: Sequence[EncodedPrompt],
+    prompt_lengths: np.ndarray,
+    bounds: np.ndarray,
+) -> tuple[np.ndarray | None, np.ndarray | slice]:
+    """Row of each token of the full layout among the tokens held, and which of them are held.
+
+    A repeated prompt's tokens are those of its first sequence; the rest keeps its order.
+    """
+    first: dict[int, int] = {}
+    owners = [first.setdefault(id(prompt), i) for i, prompt in enumerate(prompts)]
+    if len(first) == len(prompts):
+        return None, slice(None)
+    total = int(bounds[-1])
+    source = np.arange(total)
+    keep = np.ones(total, dtype=bool)
+    for i, owner in enumerate(owners):
+        if owner != i:
+            span = np.arange(prompt_lengths[i])
+            source[bounds[i] + span] = bounds[owner] + span
+            keep[bounds[i] + span] = False
+    return (np.cumsum(keep) - 1)[source], np.flatnonzero(keep)
 
 
 def _shared_media(

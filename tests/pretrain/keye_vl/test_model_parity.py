@@ -243,7 +243,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(mixed_batch):
         assert torch.allclose(gradient, gradients[1][name], atol=1e-7), name
 
 
-def test_a_group_shares_one_encoding_of_its_image():
+def test_a_group_shares_its_prompt_and_its_image():
     model = small_model()
     rng = np.random.default_rng(7)
     image, other = prompt(rng, 3, [(4, 4), (2, 2)], 2), prompt(rng, 2, [(2, 4)], 1)
@@ -253,12 +253,23 @@ def test_a_group_shares_one_encoding_of_its_image():
     copies = [EncodedPrompt(p.ids, [], p.pixel_values, p.grid_thw) for p in (image, image)]
     apart = pack([image, other, *copies], replies, model.config)
     assert apart.pixel_values.shape[0] == 3 * 20 + 8
-    assert apart.feature_index is None
-    assert torch.equal(shared.position_ids, apart.position_ids)
-    difference = model(**shared.model_inputs()).logits - model(**apart.model_inputs()).logits
-    assert difference.abs().max() <= 1e-5
+    assert apart.feature_index is None and apart.token_rows is None
+    assert shared.input_ids.shape[1] == apart.input_ids.shape[1] - 2 * len(image.ids)
+    assert torch.equal(shared.input_ids[0, shared.token_rows], apart.input_ids[0])
+    assert torch.equal(shared.position_ids[:, 0, shared.token_rows], apart.position_ids[:, 0])
+    assert torch.equal(shared.targets, apart.targets)
     by_key = pack([image, other, *copies], replies, model.config, share=[0, 1, 0, 0])
-    assert torch.equal(by_key.feature_index, shared.feature_index)
+    assert by_key.pixel_values.shape[0] == 16 + 4 + 8
+    logits, gradients = [], []
+    for packed in (apart, shared, by_key):
+        model.zero_grad()
+        logits.append(model(**packed.model_inputs()).logits)
+        (logits[-1].log_softmax(-1).gather(1, packed.targets[:, None]).sum()).backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for other_logits, other_gradients in zip(logits[1:], gradients[1:], strict=True):
+        assert (other_logits - logits[0]).abs().max() <= 1e-5
+        for ours, theirs in zip(other_gradients, gradients[0], strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_a_sampled_placeholder_is_plain_text():
