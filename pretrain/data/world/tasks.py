@@ -18,7 +18,7 @@ import numpy as np
 from pretrain.data.sample import Sample, SampleError
 from pretrain.data.world.text import WORDS, word_scene
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 """Part of every stream's fingerprint: raise it when the same seed would give other samples."""
 
 TaskGenerator = Callable[[np.random.Generator, str], Sample]
@@ -75,14 +75,14 @@ def draw(
 
 
 def textual(sample: Sample) -> Sample:
-    """The same question about a description instead of an image: `scene. question`.
+    """The same question about a description instead of an image or clip: `scene. question`.
 
-    Raises `SampleError` where the image has no description (its `alt` text).
+    Raises `SampleError` where the medium has no description (its `alt` text).
     """
     messages = []
     for message in sample.messages:
         content = message["content"]
-        if not isinstance(content, str) and any(part["type"] == "image" for part in content):
+        if not isinstance(content, str) and any(part["type"] != "text" for part in content):
             content = [{"type": "text", "text": _describe(sample, content)}]
         messages.append({"role": message["role"], "content": content})
     return replace(sample, id=f"{sample.id}/text", messages=messages)
@@ -96,7 +96,7 @@ def _describe(sample: Sample, content: list[dict[str, Any]]) -> str:
         elif part.get("alt"):
             words.append(f"{part['alt']}.")
         else:
-            raise SampleError(f"sample {sample.id!r} ({sample.task_type}): its image has no `alt`")
+            raise SampleError(f"sample {sample.id!r} ({sample.task_type}): its medium has no `alt`")
     return " ".join(words)
 
 
@@ -116,9 +116,9 @@ def running_sum(numbers: list[int]) -> str:
 
 @task("text/ocr")
 def ocr(rng: np.random.Generator, split: str) -> Sample:
-    """Read one to three rendered words; combinations of two and more are held out by hash."""
+    """Read one or two rendered words; combinations of two are held out by hash."""
     while True:
-        count = int(rng.integers(1, 4))
+        count = int(rng.integers(1, 3))
         words = [WORDS[index] for index in rng.integers(0, len(WORDS), count)]
         text = " ".join(words)
         if count == 1 or held_out(text) == (split == "test"):

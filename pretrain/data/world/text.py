@@ -27,25 +27,9 @@ WORDS = (
     "snow",
     "star",
     "moon",
-    "ship",
-    "road",
-    "lamp",
-    "cake",
-    "frog",
-    "king",
-    "leaf",
-    "nose",
-    "ring",
-    "rose",
-    "seed",
-    "shoe",
-    "bell",
-    "coat",
-    "duck",
-    "wolf",
 )
-FONT_SIZES = range(16, 20)
-_MARGIN = 12
+FONT_SIZES = range(17, 20)
+_MARGIN = 4
 
 
 @cache
