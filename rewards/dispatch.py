@@ -25,7 +25,7 @@ from rewards.result import RewardResult
 LARGEST_PIECE = 64  # calls given to a worker at once
 STUCK_S = 0.05  # after this the calls behind the current one may go elsewhere
 ASYNC_GRACE_S = 1.0  # async calls keep their own deadlines; the process gets this much longer
-STARVED_FACTOR = 10.0  # a call that gets no CPU may take this many deadlines
+STARVED_FACTOR = 4.0  # a call that gets no CPU may take this many deadlines
 IDLE_WAIT_S = 0.5
 
 

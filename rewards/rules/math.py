@@ -78,7 +78,7 @@ def plain_number(text: str) -> Decimal | None:
 
 
 def _values(text: str) -> list[Decimal]:
-    """What a plain number or percentage may mean: `50%` is 50 (of a percentage asked for) or 0.5."""
+    """What a number or percentage may mean: `50%` is 50 (if a percentage was asked for) or 0.5."""
     plain = text.removesuffix("%").removesuffix("\\")
     value = plain_number(plain)
     if value is None:
