@@ -1,8 +1,8 @@
 """The built-in rules by short name. Each is `rule(response, sample, **args)`.
 
-They are listed here and not in this project's own entry points, which would be stale in an
-editable install until it is installed again; other packages announce theirs under the entry-point
-group `keye_rl.rewards`.
+The same table stands in pyproject.toml as entry points of the group `keye_rl.rewards`, which other
+packages use to add theirs (a test keeps the two equal). This one is what the registry reads for our
+own rules, because entry points of an editable install are stale until it is installed again.
 """
 
 BUILTIN: dict[str, str] = {

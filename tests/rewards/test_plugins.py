@@ -10,6 +10,7 @@ from rewards.config import RewardConfig
 from rewards.pool import RewardPool
 from rewards.registry import RuleError, load
 from rewards.result import Score, is_correct
+from rewards.rules import BUILTIN
 
 PLUGINS = '''
 import re, asyncio
@@ -223,3 +224,10 @@ def test_builtin_rules_all_load_and_are_documented():
         rule = load(name)
         assert len(rule.doc) > 30, name
         assert rule.style == "native"
+
+
+def test_entry_points_are_the_builtin_rules():
+    import tomllib
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["keye_rl.rewards"] == BUILTIN
