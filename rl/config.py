@@ -5,8 +5,6 @@ No `from __future__ import annotations` here: OmegaConf reads the field types at
 
 from dataclasses import dataclass, field
 
-from rollout.hint_sampler import HintConfig
-
 from pretrain.data.ingest import FileDataConfig
 from pretrain.run.errors import ConfigError
 from pretrain.run.metrics import WandbConfig
@@ -16,6 +14,7 @@ from rl.evaluate import EvaluationConfig
 from rl.learner import LearnerConfig
 from rl.sft import SftConfig
 from rollout.config import EngineConfig, SamplingConfig
+from rollout.hint_sampler import HintConfig
 
 RL_STAGES = ("pretrain", "cold_start", "evaluate_before", "gspo", "evaluate_after")
 

@@ -6,9 +6,9 @@ shows held-out prompts with the policy's answers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pretrain.run.metrics import read_rows
+
+CAPTION_WIDTH = 52
+"""Characters of a caption's line under a picture of three inches."""
 BEFORE, AFTER, ACCENT = "#9aa5b1", "#2166ac", "#d6604d"
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a `metrics.jsonl`; an interrupted last line is left out."""
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def _smooth(values: np.ndarray, width: int) -> np.ndarray:
@@ -41,10 +34,10 @@ def _draw_stages(axes: Axes, stages: Sequence[Mapping[str, Any]]) -> None:
     names = [stage["name"] for stage in timed]
     axes.barh(names, [stage["seconds"] for stage in timed], color=AFTER)
     for row, stage in enumerate(timed):
-        score = stage.get("metrics", {}).get("accuracy")
+        score = stage.get("metrics", {}).get("direct_mean")
         label = f" {stage['seconds']:.0f} s"
-        if isinstance(score, Mapping):
-            label += f", held-out {score['value']:.2f}"
+        if score is not None:
+            label += f", held-out {score:.2f}"
         axes.text(stage["seconds"], row, label, va="center", fontsize=8)
     axes.margins(x=0.35)
     axes.invert_yaxis()
@@ -53,8 +46,8 @@ def _draw_stages(axes: Axes, stages: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_curve(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    series = [key for key in ("think", "auto_think", "no_think") if rows]
-    for mode, colour in zip(series, (AFTER, ACCENT, BEFORE), strict=False):
+    colours = {"think": AFTER, "auto_think": ACCENT, "no_think": BEFORE}
+    for mode, colour in colours.items():
         key = f"reward/accuracy/{mode}"
         points = [(row["step"], row[key]) for row in rows if key in row]
         if not points:
@@ -85,7 +78,11 @@ def _draw_evaluation(axes: Axes, before: Mapping[str, Any], after: Mapping[str, 
         at = np.arange(len(groups)) + shift
         axes.bar(at, value, 0.38, yerr=error, color=colour, label=label, capsize=2)
     axes.set_xticks(
-        np.arange(len(groups)), [f"{mode}\n{kind}" for mode, kind in groups], fontsize=6
+        np.arange(len(groups)),
+        [f"{mode} {kind}" for mode, kind in groups],
+        fontsize=7,
+        rotation=30,
+        ha="right",
     )
     axes.set_ylim(0, 1)
     axes.set_title("Held-out accuracy, 95 % intervals")
@@ -114,7 +111,7 @@ def draw_overview(summary: Mapping[str, Any], metrics: Path, out: Path) -> Path:
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
-    rows = read_metrics(metrics) if metrics.exists() else []
+    rows = read_rows(metrics)
     _draw_stages(axes[0, 0], summary["stages"])
     _draw_curve(axes[0, 1], rows)
     evaluation = summary["evaluation"]
@@ -136,7 +133,8 @@ def draw_samples(
         axes.axis("off")
     for axes, image, caption in zip(grid.flat, images, captions, strict=False):
         axes.imshow(image, interpolation="nearest")
+        lines = [part for line in caption.splitlines() for part in wrap(line, CAPTION_WIDTH)]
         # `$` and `\` in a response are text here, never mathematics for matplotlib to parse.
-        axes.set_title(caption, fontsize=7, loc="left", wrap=True, parse_math=False)
+        axes.set_title("\n".join(lines), fontsize=7, loc="left", parse_math=False)
     figure.savefig(out, dpi=110)
     return out

@@ -63,8 +63,12 @@ def reasons(response: str) -> bool:
     return opened and bool(closed) and bool(thought.replace("<think>", "").strip())
 
 
-def to_training(groups: Sequence[Group]) -> tuple[list[TrainingSequence], dict[str, float]]:
+def to_training(
+    groups: Sequence[Group], algorithm: str = "gspo"
+) -> tuple[list[TrainingSequence], dict[str, float]]:
     """Advantages of every group, and the sequences worth an update.
+
+    `algorithm=rejection_sampling` trains on the correct responses alone, each with advantage 1.
 
     Groups without spread (all right, all wrong) have advantage 0 everywhere and are dropped: they
     would cost a forward and a backward pass and give no gradient.
@@ -76,9 +80,12 @@ def to_training(groups: Sequence[Group]) -> tuple[list[TrainingSequence], dict[s
     dropped = failed = 0
     for number, group in enumerate(groups):
         rewards = torch.from_numpy(group.rewards)
-        advantages = group_advantages(rewards, len(rewards)).numpy()
+        failed += int(rewards.isnan().sum())
+        if algorithm == "rejection_sampling":
+            advantages = np.where(group.correct, 1.0, np.nan)
+        else:
+            advantages = group_advantages(rewards, len(rewards)).numpy()
         usable = ~np.isnan(advantages)
-        failed += int((~usable).sum())
         if not np.any(advantages[usable]):
             dropped += 1
             continue

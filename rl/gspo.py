@@ -116,16 +116,49 @@ def grpo_loss(
     return _clipped(batch, batch.log_ratio.exp(), clip_low, clip_high)
 
 
+def rejection_sampling_loss(
+    logprobs: Float[Tensor, "B T"],
+    old_logprobs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, " B"],
+    mask: Shaped[Tensor, "B T"],
+    *,
+    clip_low: float,
+    clip_high: float,
+    num_sequences: int | Tensor | None = None,
+) -> PolicyLoss:
+    """Rejection-sampling fine-tuning: maximum likelihood of the accepted responses.
+
+    loss = −(1/N) Σ_i A_i (1/|y_i|) Σ_t log π(y_it), with A_i = 1 for an accepted response
+
+    The control of GSPO with the same rollouts and the same number of updates: it sees which
+    responses were right, and neither compares within a group nor clips. Arguments as in
+    `gspo_loss`; the clip range is not used.
+    """
+    del clip_low, clip_high
+    batch = _prepare(logprobs, old_logprobs, advantages, mask, num_sequences)
+    mean = batch.masked_logprobs.sum(1) / batch.lengths[:, 0]
+    none = mean.new_zeros(())
+    return PolicyLoss(
+        loss=-(mean * batch.advantages[:, 0]).sum() / batch.num_sequences,
+        ratio=batch.sequence_log_ratio.detach().exp(),
+        clip_fraction_low=none,
+        clip_fraction_high=none,
+    )
+
+
 ALGORITHMS: dict[str, Callable[..., PolicyLoss]] = {
     "gspo": gspo_loss,
     "gspo_token": gspo_token_loss,
     "grpo": grpo_loss,
+    "rejection_sampling": rejection_sampling_loss,
 }
 """The losses by the name that the configuration's `algorithm` key uses."""
 
 
 def group_advantages(rewards: Float[Tensor, " N"], group_size: int) -> Float[Tensor, " N"]:
-    """Advantages within groups of responses to one prompt: (r − mean) / std, arXiv 2507.18071 eq. 6.
+    """Advantages within groups of responses to one prompt: (r − mean) / std.
+
+    arXiv 2507.18071, eq. 6.
 
     Args:
         rewards: the responses of a group stand next to each other. NaN marks a response that has

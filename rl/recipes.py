@@ -53,7 +53,7 @@ def _evaluation_summary(folder: RunDir, cfg: RlConfig) -> dict[str, Any]:
 def _show(summary: dict[str, Any]) -> None:
     table(
         "Stages",
-        ["stage", "seconds", "held-out"],
+        ["stage", "seconds", "direct tasks, held-out"],
         [[stage["name"], round(stage["seconds"], 1), _score(stage)] for stage in summary["stages"]],
     )
     evaluation = summary["evaluation"]
@@ -70,8 +70,8 @@ def _show(summary: dict[str, Any]) -> None:
 
 
 def _score(stage: dict[str, Any]) -> str:
-    accuracy = stage["metrics"].get("accuracy")
-    return _leaf(accuracy) if isinstance(accuracy, dict) else ""
+    direct = stage["metrics"].get("direct_mean")
+    return "" if direct is None else f"{direct:.3f}"
 
 
 def _leaf(leaf: dict[str, Any]) -> str:

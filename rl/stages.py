@@ -6,12 +6,11 @@ nothing finished is run again and nothing stale is built upon.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from rollout.hint_sampler import HintSampler
 
 from pretrain.data.ingest import SampleFiles
 from pretrain.data.sample import Sample
@@ -33,6 +32,7 @@ from rl.prompts import open_prompts
 from rl.session import Session
 from rl.sft import run_sft
 from rl.train import Job, train
+from rollout.hint_sampler import HintSampler
 
 RECORDS = "evaluation.jsonl"
 """Per-prompt outcomes in an evaluation stage's folder."""
@@ -130,8 +130,7 @@ def gspo(run: Run) -> None:
     source = run.policy()
 
     def body(stage: StageDir) -> dict[str, Any]:
-        shapes = checkpoint_shapes(load_config(source))
-        announce(cfg, sum(_size(shape) for shape in shapes.values()))
+        announce(cfg, _parameters(source))
         rollouts = run.session.rollouts(source)
         learner = LearnerGroup(cfg.learner, source, total_updates=cfg.gspo.steps)
         try:
@@ -155,11 +154,10 @@ def gspo(run: Run) -> None:
     run.advance("gspo")
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
+def _parameters(checkpoint: Path) -> int:
+    """Weights of a policy, without the released checkpoint's table that no forward pass reads."""
+    shapes = checkpoint_shapes(load_config(checkpoint))
+    return sum(math.prod(shape) for name, shape in shapes.items() if "packing_position" not in name)
 
 
 STAGES: dict[str, Callable[[Run], None]] = {

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rollout.hint_sampler import HintSampler
 
 from pretrain.data.sample import Sample
 from pretrain.run.console import Progress, say
@@ -26,6 +25,7 @@ from rl.learner import LearnerGroup
 from rl.prompts import PromptSource
 from rl.rollouts import Rollouts, rollout_metrics
 from rl.tables import sample_table
+from rollout.hint_sampler import HintSampler
 from rollout.seeds import stable_seed
 
 
@@ -53,7 +53,7 @@ def train(job: Job) -> dict[str, Any]:
             started = time.perf_counter()
             samples = job.source.take(job.cfg.prompts_per_step)
             groups, metrics = sample_groups(job, samples, step)
-            sequences, dropped = to_training(groups)
+            sequences, dropped = to_training(groups, job.learner.cfg.algorithm)
             metrics |= dropped
 
             learning = time.perf_counter()

@@ -75,6 +75,14 @@ def test_correct_and_solved_need_the_verifier():
     assert not make_group([0.5, 0.0]).solved
 
 
+def test_rejection_sampling_trains_on_correct_responses_alone():
+    groups = [make_group([1, 0, 0, 1]), make_group([1, 1, 1, 1]), make_group([0, None, 0, 0])]
+    sequences, metrics = to_training(groups, "rejection_sampling")
+    assert [s.group_id for s in sequences] == [0, 0, 1, 1, 1, 1]
+    assert {s.advantage for s in sequences} == {1.0}
+    assert metrics["reward/failed_responses"] == 1
+
+
 def test_hint_levels_reach_the_learner():
     sequences, _ = to_training([make_group([1, 0], hint_level=3, name="hard")])
     assert {(s.hint_level, s.sample_id) for s in sequences} == {(3, "hard")}

@@ -10,7 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.gspo import ALGORITHMS, group_advantages, grpo_loss, gspo_loss, gspo_token_loss
+from rl.gspo import (
+    ALGORITHMS,
+    group_advantages,
+    grpo_loss,
+    gspo_loss,
+    gspo_token_loss,
+    rejection_sampling_loss,
+)
 
 CLIP = {"clip_low": 3e-4, "clip_high": 4e-4}
 TOKEN_CLIP = {"clip_low": 0.2, "clip_high": 0.28}
@@ -254,3 +261,19 @@ def test_a_response_without_reward_leaves_the_statistics():
 def test_rewards_that_do_not_divide_into_groups_are_refused():
     with pytest.raises(ValueError, match="groups of 4"):
         group_advantages(torch.zeros(6), 4)
+
+
+def test_rejection_sampling_is_maximum_likelihood_of_the_accepted():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 5, 7, dtype=torch.float64, requires_grad=True)
+    tokens = torch.randint(0, 7, (3, 5))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]], dtype=torch.bool)
+    logprobs = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    result = rejection_sampling_loss(
+        logprobs, logprobs.detach(), torch.ones(3), mask, clip_low=1e-3, clip_high=1e-3
+    )
+    expected = sum(
+        torch.nn.functional.cross_entropy(logits[i][mask[i]], tokens[i][mask[i]]) for i in range(3)
+    )
+    assert abs(result.loss.item() - (expected / 3).item()) < 1e-12
+    assert result.clip_fraction == 0
