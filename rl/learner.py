@@ -35,8 +35,8 @@ class LearnerConfig:
     """How the policy is updated from a batch of trajectories."""
 
     algorithm: str = "gspo"
-    """`gspo` (sequence ratio), `gspo_token` (the same with per-token gradients), `grpo` (token ratio)
-    or `rejection_sampling` (likelihood of the correct responses: GSPO's control)."""
+    """`gspo` (sequence ratio), `gspo_token` (the same with per-token gradients), `grpo` (token
+    ratio) or `rejection_sampling` (likelihood of the correct responses: GSPO's control)."""
     clip_low: float = 3e-3
     """ε_l: how far a ratio may fall below 1. GSPO's scale: 3e-4 at full size, 3e-3 for the tiny
     model; GRPO's: 0.2."""
