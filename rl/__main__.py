@@ -6,6 +6,7 @@ import sys
 
 from pretrain.run.command import Command, main
 from rl.config import RlConfig
+from rl.evaluate_command import EvaluateConfig, run_evaluate
 from rl.recipes import run_recipe
 
 COMMANDS = {
@@ -14,6 +15,12 @@ COMMANDS = {
         schema=RlConfig,
         run=run_recipe,
         help="run a recipe's stages: pre-training, cold start, GSPO, evaluation",
+    ),
+    "evaluate": Command(
+        config="evaluate",
+        schema=EvaluateConfig,
+        run=run_evaluate,
+        help="held-out accuracy of a checkpoint: greedy, at temperature 1, per mode and task",
     ),
 }
 

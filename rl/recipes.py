@@ -22,7 +22,11 @@ def run_recipe(cfg: RlConfig) -> None:
     """Run the configured stages; finished ones are skipped, an interrupted one goes on."""
     folder = RunDir(RUNS / cfg.run)
     checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
-    with folder.exclusive(), ray_session(), Session(cfg) as session:
+    with (
+        folder.exclusive(),
+        ray_session(),
+        Session(cfg.engine, cfg.rewards, cfg.sampling) as session,
+    ):
         run = Run(cfg, folder, session, checkpoint)
         for name in cfg.stages:
             STAGES[name](run)

@@ -17,27 +17,30 @@ from pretrain.keye_vl.checkpoint import load_processor
 from pretrain.keye_vl.prompt import PromptEncoder
 from pretrain.run.directory import read_json
 from pretrain.run.errors import KeyeError
+from rewards.config import RewardConfig
 from rewards.pool import RewardPool
-from rl.config import RlConfig
 from rl.rollouts import Rollouts
+from rollout.config import EngineConfig, SamplingConfig
 from rollout.engines import EnginePool
 
 
 class Session:
     """Engines and reward workers of one process; a context manager."""
 
-    def __init__(self, cfg: RlConfig) -> None:
-        self.cfg = cfg
+    def __init__(
+        self, engine: EngineConfig, rewards: RewardConfig, sampling: SamplingConfig
+    ) -> None:
+        self.engine, self.reward_config, self.sampling = engine, rewards, sampling
         self._engines: EnginePool | None = None
         self._architecture: dict[str, Any] = {}
         self._rewards: RewardPool | None = None
 
     def rollouts(self, checkpoint: Path) -> Rollouts:
         """Rollouts of `checkpoint`'s weights; raises `KeyeError` when there is no checkpoint."""
-        encoder = PromptEncoder(load_processor(checkpoint), self.cfg.engine.max_length)
+        encoder = PromptEncoder(load_processor(checkpoint), self.engine.max_length)
         if self._rewards is None:
-            self._rewards = RewardPool(self.cfg.rewards)
-        return Rollouts(self._engines_with(checkpoint), encoder, self._rewards, self.cfg.sampling)
+            self._rewards = RewardPool(self.reward_config)
+        return Rollouts(self._engines_with(checkpoint), encoder, self._rewards, self.sampling)
 
     def _engines_with(self, checkpoint: Path) -> EnginePool:
         architecture = read_json(checkpoint / "config.json")
@@ -50,7 +53,7 @@ class Session:
             self._engines.update_weights(read_weights(checkpoint), self._engines.version + 1)
             return self._engines
         self.close_engines()
-        self._engines = EnginePool(self.cfg.engine, str(checkpoint))
+        self._engines = EnginePool(self.engine, str(checkpoint))
         self._architecture = architecture
         return self._engines
 
