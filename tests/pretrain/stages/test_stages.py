@@ -181,6 +181,8 @@ def test_micro_batches_and_ranks_do_not_change_the_result(
     one_rank, ray_cluster, tiny_checkpoint, tmp_path
 ):
     cfg = replace(small_stage(think_share=0.5), steps=3)
+    # Adam divides a gradient that is only rounding noise by its own size; a larger eps doesn't.
+    cfg.train = replace(cfg.train, eps=1e-4)
     # About eight micro-batches a step instead of one.
     split = replace(cfg, train=replace(cfg.train, micro_batch_tokens=60))
     train(one_rank, tiny_checkpoint, tmp_path / "whole", cfg)
