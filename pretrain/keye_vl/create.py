@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,11 +13,11 @@ from pretrain.keye_vl.configuration import ARCHITECTURE, KeyeVL1_5Config
 from pretrain.keye_vl.image_processing import (
     MERGE_SIZE,
     PATCH_SIZE,
-    TOKEN_PIXELS,
     KeyeVL1_5ImageProcessor,
 )
 from pretrain.keye_vl.modeling import KeyeVL1_5ForConditionalGeneration
 from pretrain.keye_vl.processing import KeyeVL1_5Processor
+from pretrain.keye_vl.slow_fast import SlowFastConfig
 from pretrain.keye_vl.tokenizer import (
     END_OF_TEXT,
     END_OF_TURN,
@@ -29,6 +29,7 @@ from pretrain.keye_vl.tokenizer import (
     VISION_START,
     train_tokenizer,
 )
+from pretrain.keye_vl.video import VideoConfig
 
 
 @dataclass
@@ -100,13 +101,18 @@ class ModelConfig:
     """The decoder."""
     image: ImageSize = field(default_factory=ImageSize)
     """Bounds of the images."""
+    slow_fast: SlowFastConfig = field(
+        default_factory=lambda: SlowFastConfig(min_tokens=1, max_tokens=16, total_tokens=128)
+    )
+    """Budget of a video's tokens."""
+    video: VideoConfig = field(default_factory=lambda: VideoConfig(max_frames=64))
+    """How videos are sampled and what bounds them."""
 
 
 def model_configuration(
     model: ModelConfig, tokenizer: PreTrainedTokenizerFast, vocab_size: int | None = None
 ) -> KeyeVL1_5Config:
     """The model's configuration for a tokenizer (`vocab_size`: embedding rows, if padded)."""
-    ids = tokenizer.convert_tokens_to_ids
     text = vars(model.text).copy()
     rope = {
         "rope_type": "default",
@@ -118,20 +124,28 @@ def model_configuration(
     return KeyeVL1_5Config(
         architectures=[ARCHITECTURE],
         **text,
+        **token_ids(tokenizer),
         rope_parameters=rope,
         rms_norm_eps=1e-6,
-        eos_token_id=ids(END_OF_TURN),
-        pad_token_id=ids(END_OF_TEXT),
-        bos_token_id=ids(END_OF_TEXT),
-        image_token_id=ids(IMAGE_TOKEN),
-        video_token_id=ids(VIDEO_TOKEN),
-        vision_start_token_id=ids(VISION_START),
-        vision_end_token_id=ids(VISION_END),
-        fast_start_token_id=ids(FAST_START),
-        fast_end_token_id=ids(FAST_END),
         vision_config=vision,
         dtype="float32",
     )
+
+
+def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """The configuration's fields that name a token."""
+    ids = tokenizer.convert_tokens_to_ids
+    return {
+        "eos_token_id": ids(END_OF_TURN),
+        "pad_token_id": ids(END_OF_TEXT),
+        "bos_token_id": ids(END_OF_TEXT),
+        "image_token_id": ids(IMAGE_TOKEN),
+        "video_token_id": ids(VIDEO_TOKEN),
+        "vision_start_token_id": ids(VISION_START),
+        "vision_end_token_id": ids(VISION_END),
+        "fast_start_token_id": ids(FAST_START),
+        "fast_end_token_id": ids(FAST_END),
+    }
 
 
 def create_checkpoint(
@@ -146,7 +160,12 @@ def create_checkpoint(
         seed: of the weights; equal seeds and corpora give equal checkpoints.
     """
     tokenizer = train_tokenizer(corpus, model.text.vocab_size)
-    processor = KeyeVL1_5Processor(image_processor(model.image), tokenizer)
+    processor = KeyeVL1_5Processor(
+        image_processor(model.image),
+        tokenizer,
+        slow_fast=asdict(model.slow_fast),
+        video_loading=asdict(model.video),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         created = KeyeVL1_5ForConditionalGeneration(model_configuration(model, tokenizer))
@@ -155,8 +174,11 @@ def create_checkpoint(
     return created
 
 
-def image_processor(size: ImageSize) -> KeyeVL1_5ImageProcessor:
+def image_processor(size: ImageSize, patch_size: int = PATCH_SIZE) -> KeyeVL1_5ImageProcessor:
     """The image processor with these bounds."""
+    token_pixels = (patch_size * MERGE_SIZE) ** 2
     return KeyeVL1_5ImageProcessor(
-        min_pixels=size.min_tokens * TOKEN_PIXELS, max_pixels=size.max_tokens * TOKEN_PIXELS
+        min_pixels=size.min_tokens * token_pixels,
+        max_pixels=size.max_tokens * token_pixels,
+        patch_size=patch_size,
     )

@@ -121,6 +121,25 @@ def wrap_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     )
 
 
+def add_keye_tokens(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Give another model's tokenizer the tokens it lacks, and our chat template.
+
+    Returns:
+        How many tokens were added (their ids follow the known ones).
+    """
+    known = tokenizer.get_vocab()
+    added = [
+        AddedToken(token, special=token in SPECIAL_TOKENS, normalized=False)
+        for token in (*SPECIAL_TOKENS, *CONTENT_TOKENS)
+        if token not in known
+    ]
+    tokenizer.add_tokens(added)
+    tokenizer.eos_token = END_OF_TURN
+    tokenizer.pad_token = END_OF_TEXT
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return len(added)
+
+
 def _plain_text(corpus: Iterable[str]) -> Iterator[str]:
     """The corpus without added tokens, which must not shape the merges."""
     added = re.compile("|".join(re.escape(t) for t in (*SPECIAL_TOKENS, *CONTENT_TOKENS)))
