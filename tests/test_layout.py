@@ -201,5 +201,5 @@ def test_configuration_is_package_data():
 
 
 def test_no_tests_package():
-    """pytest's importlib mode lets two test files have one name, as long as tests/ is no package."""
+    """Two test files may have one name only while tests/ is no package."""
     assert list((ROOT / "tests").rglob("__init__.py")) == []

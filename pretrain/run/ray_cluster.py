@@ -34,6 +34,7 @@ from ray.exceptions import (
 from pretrain.run.errors import KeyeError
 
 ROOT = Path(__file__).resolve().parents[2]
+SHORT_BASE = Path("/tmp")
 TEMP_PREFIX = "keye-ray-"
 # A dead actor is looked for this often while others of the same call still work.
 POLL_SECONDS = 1.0
@@ -138,7 +139,7 @@ def _temp_dir() -> Iterator[Path]:
 
     The path must be short, since a socket's path may have 107 bytes at most.
     """
-    base = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
+    base = SHORT_BASE if os.access(SHORT_BASE, os.W_OK) else Path(tempfile.gettempdir())
     for old in base.glob(f"{TEMP_PREFIX}*"):
         _remove_if_unused(old)
     folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=base))

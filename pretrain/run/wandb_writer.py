@@ -29,6 +29,8 @@ FINISH_SECONDS = 60.0
 # W&B keeps the files of a table it is about to upload in the home folder unless told otherwise;
 # a folder that the user chose stays.
 _FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache"}
+_LIVE: set["WandbWriter"] = set()
+_LIVE_LOCK = threading.Lock()
 _CHOSEN_FOLDERS = frozenset(name for name in _FOLDERS if name in os.environ)
 
 
@@ -127,16 +129,35 @@ class WandbWriter:
 
     def _work(self) -> None:
         """The background thread: start the run, then do what the queue brings."""
+        with _LIVE_LOCK:
+            _LIVE.add(self)
         try:
             run = self._start()
             while (action := self._queue.get()) is not None:
                 action(run)
             run.finish()
+            self._flush()
         # Whatever it is, it must not end the training; BaseException because W&B's service
         # raises SystemExit-like errors of its own.
         except BaseException as error:
             self._broken.set()
             self._warn(f"{type(error).__name__}: {str(error).strip() or 'no details'}")
+        finally:
+            with _LIVE_LOCK:
+                _LIVE.discard(self)
+
+    def _flush(self) -> None:
+        """Wait until the run's file is written: W&B's `finish` returns a moment before that.
+
+        Only the end of its service process is sure to come after. Other stages of this process
+        may still be using it; the last of them ends it.
+        """
+        with _LIVE_LOCK:
+            _LIVE.discard(self)
+            if not _LIVE:
+                import wandb
+
+                wandb.teardown()
 
     def _start(self) -> Any:
         for variable, name in _FOLDERS.items():

@@ -103,24 +103,27 @@ def offline_records(folder):
     return records
 
 
-def test_offline_run_holds_the_numbers_when_finish_returns(stage):
-    logger = MetricLogger(stage, WandbConfig(mode="auto"), {"lr": 3e-5})
-    for step in range(3):
-        logger.log({"reward/mean": 0.125 * step}, step)
-    image = np.full((8, 8, 3), 255, np.uint8)
-    logger.table("samples", ["image", "reward"], [[image, 0.5]], step=3)
-    complete = logger.wandb.finish()
-    assert len(read_rows(stage.metrics_file)) == 3
-    if not complete:
-        pytest.skip("W&B's service did not start in time on this loaded machine")
-    history = [
-        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in r.history.item}
-        for r in offline_records(stage.path / "wandb")
-        if r.HasField("history")
-    ]
-    assert [row["reward/mean"] for row in history if "reward/mean" in row] == [0.0, 0.125, 0.25]
-    (table,) = [row["samples"] for row in history if "samples" in row]
-    assert (table["ncols"], table["nrows"]) == (2, 1)
+def test_offline_runs_hold_the_numbers_when_finish_returns(tmp_path):
+    for name in ("first", "second"):  # stages of one process, one after the other
+        stage = StageDir(tmp_path / name)
+        logger = MetricLogger(stage, WandbConfig(mode="auto"), {"lr": 3e-5})
+        for step in range(3):
+            logger.log({"reward/mean": 0.125 * step}, step)
+        image = np.full((8, 8, 3), 255, np.uint8)
+        logger.table("samples", ["image", "reward"], [[image, 0.5]], step=3)
+        complete = logger.wandb.finish()
+        assert len(read_rows(stage.metrics_file)) == 3
+        if not complete:
+            pytest.skip("W&B's service did not start in time on this loaded machine")
+        history = [
+            {"/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            for record in offline_records(stage.path / "wandb")
+            if record.HasField("history")
+        ]
+        logged = [row["reward/mean"] for row in history if "reward/mean" in row]
+        assert logged == [0.0, 0.125, 0.25]
+        (table,) = [row for row in history if "samples/nrows" in row]
+        assert (table["samples/ncols"], table["samples/nrows"]) == (2, 1)
 
 
 class Broken:

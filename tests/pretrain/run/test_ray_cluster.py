@@ -16,14 +16,14 @@ from pretrain.run.errors import KeyeError
 from pretrain.run.ray_cluster import WorkerDied, WorkerTimeout, call, ray_session, worker_env
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def session():
     with ray_session(cpus=2, object_store_mb=80):
         yield
 
 
 @pytest.fixture(scope="module")
-def worker_class():
+def worker_class(session):
     # Local, so that actors get the class by value, and naming nothing of ours, so that only the
     # one test that needs an error class pays for importing the package in the actor.
     @ray.remote(num_cpus=0)
@@ -115,7 +115,7 @@ def test_lost_worker_survives_pickling():
     assert (str(error), error.worker, error.index) == ("rank 1 died", "rank 1", 1)
 
 
-def test_inner_session_joins_the_outer_one():
+def test_inner_session_joins_the_outer_one(session):
     before = ray.get_runtime_context().get_node_id()
     with ray_session(cpus=1):
         assert ray.get_runtime_context().get_node_id() == before
@@ -123,7 +123,7 @@ def test_inner_session_joins_the_outer_one():
 
 
 def test_folders_of_dead_jobs_are_removed_and_used_ones_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "Path", lambda text: tmp_path if text == "/tmp" else text)
+    monkeypatch.setattr(ray_cluster, "SHORT_BASE", tmp_path)
     dead = tmp_path / "keye-ray-dead"
     dead.mkdir()
     (dead / ".lock").touch()

@@ -1,0 +1,75 @@
+"""The W&B dashboard as code: one workspace with a section for each group of metrics.
+
+`build_workspace("me", "keye-rl").save()` puts it online (needs a login); building it needs none.
+Panels are drawn from metric names by patterns, so a new metric of a group appears by itself.
+"""
+
+from __future__ import annotations
+
+import wandb_workspaces.reports.v2 as reports
+import wandb_workspaces.workspaces as workspaces
+
+# Per group: what it answers, and the panels (title, pattern of the metric names drawn together).
+# The first section is what one looks at every day; the others are opened when it looks wrong.
+SECTIONS: dict[str, list[tuple[str, str]]] = {
+    "overview": [
+        ("mean reward", r"reward/mean"),
+        ("held-out accuracy", r"eval/.*(greedy|sampled).*"),
+        ("clip fraction", r"gspo/clip_fraction.*"),
+        ("engine-learner mismatch", r"mismatch/.*"),
+        ("response length", r"rollout/.*length.*"),
+        ("seconds per phase", r"time/.*"),
+    ],
+    "reward": [
+        ("whole reward", r"reward/[^/]+"),
+        ("by rule", r"reward/.+/(mean|value)"),
+        ("failures by rule", r"reward/.+/(error|timeout).*"),
+        ("seconds by rule", r"reward/.+/seconds.*"),
+    ],
+    "gspo": [
+        ("loss", r"gspo/.*loss.*"),
+        ("sequence ratio", r"gspo/.*ratio.*"),
+        ("clipped sequences", r"gspo/.*clip.*"),
+        ("gradient norm", r"gspo/.*norm.*"),
+        ("groups", r"gspo/.*group.*"),
+    ],
+    "rollout": [("all", r"rollout/.*")],
+    "hints": [("all-wrong share by level", r"hints/.*wrong.*"), ("all", r"hints/.*")],
+    "mismatch": [("log-probabilities, engine against learner", r"mismatch/.*")],
+    "data": [("all", r"data/.*")],
+    "verifier": [("all", r"verifier/.*")],
+    "eval": [
+        ("greedy", r"eval/.*greedy.*"),
+        ("temperature 1", r"eval/.*sampled.*"),
+        ("pass at k", r"eval/.*pass.*"),
+    ],
+    "time": [("seconds", r"time/.*")],
+    "perf": [("throughput and memory", r"perf/.*")],
+}
+SAMPLES = "samples"
+
+
+def build_workspace(entity: str, project: str) -> workspaces.Workspace:
+    """The workspace of a project, not yet saved; `entity` is the W&B user or team."""
+    sections = [
+        workspaces.Section(
+            name=group,
+            panels=[
+                reports.LinePlot(title=title, metric_regex=pattern, x="Step")
+                for title, pattern in panels
+            ],
+            is_open=group == "overview",
+        )
+        for group, panels in SECTIONS.items()
+    ]
+    samples = workspaces.Section(
+        name=SAMPLES,
+        panels=[reports.WeavePanelSummaryTable(table_name=SAMPLES)],
+        is_open=True,
+    )
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name="keye-rl",
+        sections=[sections[0], samples, *sections[1:]],
+    )
