@@ -20,6 +20,7 @@ BUILTIN: dict[str, str] = {
     "polygon_iou": "rewards.rules.grounding:polygon_iou",
     "temporal_iou": "rewards.rules.grounding:temporal_iou",
     "code": "rewards.rules.code:code",
+    "constraints": "rewards.rules.constraints:constraints",
     "json_schema": "rewards.rules.structure:json_schema",
     "markdown": "rewards.rules.structure:markdown",
     "html": "rewards.rules.structure:html",

@@ -1,0 +1,1 @@
+"""Hard constraints on a response (alignment): checks, instructions, composition, contradictions."""
