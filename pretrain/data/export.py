@@ -1,4 +1,4 @@
-"""World samples as a file that anyone can read: JSONL rows beside a folder of PNG images.
+"""World samples as a file that anyone can read: JSONL rows beside folders of images and clips.
 
 Invariant: an exported file, read back by `pretrain.data.ingest`, gives the samples that were
 written, pixel for pixel.
@@ -25,7 +25,7 @@ class ExportConfig:
     """How many samples of which kind go where."""
 
     path: str = "data/world.jsonl"
-    """The file to write; images go to the folder `images` beside it."""
+    """The file to write; media go to the folders `images` (PNG) and `videos` (mp4) beside it."""
     count: int = 256
     """How many samples."""
     mix: dict[str, float] = field(
@@ -50,10 +50,11 @@ def export(config: ExportConfig) -> int:
 
 
 def write_samples(samples: Iterable[Sample], path: Path) -> None:
-    """Write rows to `path` and their images beside it; the file appears when it is complete."""
+    """Write rows to `path` and their media beside it; the file appears when it is complete."""
     partial = path.with_name(f".{path.name}.partial")
     with disk_guard(path):
-        (path.parent / "images").mkdir(parents=True, exist_ok=True)
+        for folder in ("images", "videos"):
+            (path.parent / folder).mkdir(parents=True, exist_ok=True)
         with open(partial, "w", encoding="utf-8") as file:
             for sample in samples:
                 file.write(json.dumps(_row(sample, path.parent), ensure_ascii=False) + "\n")
@@ -61,7 +62,7 @@ def write_samples(samples: Iterable[Sample], path: Path) -> None:
 
 
 def _row(sample: Sample, folder: Path) -> dict[str, Any]:
-    """The sample's row, with in-memory images saved and replaced by their relative paths."""
+    """The sample's row, with media in memory saved and replaced by their relative paths."""
     row = sample.to_row(media=False)
     saved = 0
     for message, original in zip(row["messages"], sample.messages, strict=True):
@@ -75,6 +76,11 @@ def _row(sample: Sample, folder: Path) -> dict[str, Any]:
             if isinstance(source[kind], np.ndarray) and source[kind].ndim == 3:
                 name = f"images/{sample.id.replace('/', '_')}_{saved}.png"
                 Image.fromarray(source[kind]).save(folder / name)
-                part[kind] = name
-                saved += 1
+            elif kind == "video" and isinstance(source[kind], bytes):
+                name = f"videos/{sample.id.replace('/', '_')}_{saved}.mp4"
+                (folder / name).write_bytes(source[kind])
+            else:
+                continue
+            part[kind] = name
+            saved += 1
     return row

@@ -15,6 +15,7 @@ import torch
 from transformers import BatchFeature, ProcessorMixin
 
 from pretrain.keye_vl.image_processing import ImageLike, KeyeVL1_5ImageProcessor, resize, to_rgb
+from pretrain.keye_vl.slow_fast import FramePlan, SlowFastConfig, plan_frames
 from pretrain.keye_vl.tokenizer import (
     FAST_END,
     FAST_START,
@@ -22,6 +23,7 @@ from pretrain.keye_vl.tokenizer import (
     IMAGE_TOKEN,
     VIDEO_TOKEN,
 )
+from pretrain.keye_vl.video import VideoConfig, VideoSource, load_video
 from pretrain.run.errors import KeyeError
 
 FAST = 1
@@ -42,9 +44,15 @@ class KeyeVL1_5Processor(ProcessorMixin):
         image_processor: KeyeVL1_5ImageProcessor | None = None,
         tokenizer: Any = None,
         chat_template: str | None = None,
+        slow_fast: dict[str, Any] | None = None,
+        video_loading: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        """`slow_fast`, `video_loading`: fields of `SlowFastConfig` and of `VideoConfig`, saved with
+        the checkpoint, so that everybody who loads it plans a video alike."""
         del kwargs
+        self.slow_fast = dict(slow_fast or {})
+        self.video_loading = dict(video_loading or {})
         self.image_token = IMAGE_TOKEN
         self.video_token = VIDEO_TOKEN
         self.frame_token = FRAME_TOKEN
@@ -128,6 +136,17 @@ class KeyeVL1_5Processor(ProcessorMixin):
             "num_frames": np.array(counts, dtype=np.int64),
         }
         return data, spans
+
+    def plan_video(
+        self, source: VideoSource, **request: float | None
+    ) -> tuple[np.ndarray, FramePlan]:
+        """Read a video and plan its tokens: the frames `[T, H, W, 3]` that are kept, and the plan.
+
+        `request`: `fps`, `num_frames`, `start`, `end` of `load_video`. Raises KeyeError.
+        """
+        clip = load_video(source, VideoConfig(**self.video_loading), **request)
+        plan = plan_frames(clip.frames, clip.timestamps, SlowFastConfig(**self.slow_fast))
+        return clip.frames[plan.frame_indices].transpose(0, 2, 3, 1), plan
 
     def encode_frames(
         self,

@@ -100,16 +100,13 @@ class FramePlan:
         """The text that precedes each kept frame: seconds with one decimal, e.g. "0.5"."""
         return [format(float(t), ".1f") for t in self.timestamps]
 
-    def processor_kwargs(self) -> dict[str, list]:
-        """The plan as the keyword arguments of the processor (names of keye-vl-utils), one item
-        per video: plain lists and numbers, so that the engine can hash and send them."""
+    def processor_kwargs(self) -> dict[str, tuple]:
+        """The plan of this video as the processor's and the engine's arguments name it."""
         return {
-            "frame_types": [self.frame_types.tolist()],
-            "timestamps": [self.timestamps.tolist()],
-            "height": [self.slow_size[0]],
-            "width": [self.slow_size[1]],
-            "fast_height": [self.fast_size[0]],
-            "fast_width": [self.fast_size[1]],
+            "frame_types": tuple(self.frame_types.tolist()),
+            "timestamps": tuple(self.timestamps.tolist()),
+            "slow_size": tuple(self.slow_size),
+            "fast_size": tuple(self.fast_size),
         }
 
 

@@ -94,7 +94,8 @@ def test_wrong_settings_are_named(arguments, message):
 
 
 def test_drawing_is_faster_than_two_thousand_samples_a_second():
-    stream = WorldStream(dict.fromkeys(TASKS, 1.0), 0)
+    images = [name for name in TASKS if not name.startswith("video/")]
+    stream = WorldStream(dict.fromkeys(images, 1.0), 0)
     stream.take(200)  # fills the caches of stamps, words and digits
     rates = []
     for _ in range(3):
