@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from pretrain.run.metrics import read_rows
 
-CAPTION_WIDTH = 52
+CAPTION_WIDTH = 42
 """Characters of a caption's line under a picture of three inches."""
 BEFORE, AFTER, ACCENT = "#9aa5b1", "#2166ac", "#d6604d"
 
