@@ -29,7 +29,7 @@ FINISH_SECONDS = 60.0
 # W&B keeps the files of a table it is about to upload in the home folder unless told otherwise;
 # a folder that the user chose stays.
 _FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache"}
-_LIVE: set["WandbWriter"] = set()
+_LIVE: set[WandbWriter] = set()
 _LIVE_LOCK = threading.Lock()
 _CHOSEN_FOLDERS = frozenset(name for name in _FOLDERS if name in os.environ)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 import pretrain.run.command as command
-from pretrain.run.command import Command, compose, config_dict, config_hash, main
+from pretrain.run.command import Command, compose, config_hash, main
 from pretrain.run.errors import ConfigError, KeyeError
 
 

@@ -15,7 +15,9 @@ GROUPS = {
 def test_workspace_is_built_without_a_login(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    view = json.loads(build_workspace("team", "keye-rl")._to_model().spec.model_dump_json(by_alias=True))
+    view = json.loads(
+        build_workspace("team", "keye-rl")._to_model().spec.model_dump_json(by_alias=True)
+    )
     sections = view["section"]["panelBankConfig"]["sections"]
     names = [section["name"] for section in sections]
     assert names[:2] == ["overview", "samples"]
@@ -35,5 +37,5 @@ def test_every_group_draws_its_own_metrics_only():
             continue
         for _, pattern in panels:
             assert pattern.startswith(f"{group}/")
-    rule = [p for title, p in SECTIONS["reward"] if title == "by rule"][0]
+    rule = next(p for title, p in SECTIONS["reward"] if title == "by rule")
     assert re.fullmatch(rule, "reward/math/mean") and not re.fullmatch(rule, "reward/mean")

@@ -136,7 +136,7 @@ def test_change_upstream_runs_everything_downstream(tmp_path):
 
 
 def test_missing_input_stage_is_named(tmp_path):
-    with pytest.raises(KeyeError, match="stage align .* is not complete"):
+    with pytest.raises(KeyeError, match=r"stage align .* is not complete"):
         run_stage(RunDir(tmp_path), "multitask", Config(), lambda stage: {}, inputs=["align"])
 
 

@@ -8,8 +8,7 @@ import sys
 import time
 
 import pytest
-
-ray = pytest.importorskip("ray")
+import ray
 
 from pretrain.run import ray_cluster
 from pretrain.run.errors import KeyeError
