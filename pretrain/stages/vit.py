@@ -160,8 +160,12 @@ class VitStage(Stage):
     ) -> tuple[Tensor, list[tuple[int, int]], Tensor, Tensor]:
         """Patches and grids of the samples' images; token ids and mask of the captions."""
         prompts = [self.encoder.encode(render(s), s.id) for s in samples]
+        for sample, prompt in zip(samples, prompts, strict=True):
+            if prompt.pixel_values is None:
+                raise ConfigError(f"vit.mix: {sample.task_type} has no image to learn from")
         pixels = torch.from_numpy(np.concatenate([p.pixel_values for p in prompts])).to(device)
-        grids = [(int(h), int(w)) for p in prompts for _, h, w in p.grid_thw]
+        rows = np.concatenate([p.grid_thw for p in prompts])
+        grids = [(int(h), int(w)) for _, h, w in rows]
         ids, mask = self._captions(captions)
         return pixels, grids, ids.to(device), mask.to(device)
 

@@ -163,7 +163,8 @@ def build_engine(
     """
     import deepspeed
 
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trainable is None or trainable(name))
         if parameter.requires_grad:
