@@ -7,7 +7,7 @@ nothing is re-tokenised — responses are decoded for the rules only, token ids 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -46,7 +46,7 @@ class Rollouts:
         self.encoder = encoder
         self.rewards = rewards
         self.sampling = sampling
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         """Seconds spent since the last `take_seconds`, by phase: encode, generate, reward."""
 
     def groups(

@@ -147,17 +147,13 @@ class KeyeVL1_5Model(KeyeVL1_5PreTrainedModel):
 
         Args:
             input_ids: `[1, T]` packed with `cu_seqlens`, else `[B, L]`.
-            position_ids: `[3, 1, T]` packed M-RoPE positions; computed when absent. Anything else
-                (a caller's one-axis positions) is ignored and recomputed.
+            position_ids: `[3, 1, T]` packed M-RoPE positions; anything else is recomputed.
             cu_seqlens: `[B + 1]` boundaries of packed sequences.
-            token_rows: `[V]`, when sequences share the one copy of their prompt: the sequences,
-                laid out in full, consist of these packed tokens, and `cu_seqlens` are their
-                boundaries. Needs `position_ids`.
+            token_rows: `[V]`, see `PackedSequences`: `cu_seqlens` are boundaries of V tokens then.
             attention_mask: `[B, L]`, 1 where a padded row holds a token.
             pixel_values: patches of all images and frames, in order of appearance.
             grid_thw: their patch grids.
-            feature_index: row of the projector's output for each placeholder, when several
-                sequences share an image; by default feature i belongs to placeholder i.
+            feature_index: row of the projector's output for each placeholder; default: in order.
             prompt_lengths: tokens of each sequence that were given, not sampled.
             pixel_values_videos: `image_grid_thw`, `video_grid_thw`: names of the Hugging Face
                 processor; an image batch and a video batch may not be mixed under these names.
