@@ -24,6 +24,9 @@ class StageConfig:
     """Task type → relative share of the samples; 0 leaves a task out."""
     think_share: float = 0.0
     """Share of the samples with a solution that are trained in think mode, the rest directly."""
+    length_power: float = 0.0
+    """An answer of n tokens counts n^(1 − length_power) in the loss: 0 averages over tokens, 1 over
+    answers, 0.5 (InternVL 2.5's square averaging) keeps long replies from drowning short ones."""
     context: int = 512
     """Longest example in tokens; a longer one is an error, never cut."""
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -1,7 +1,8 @@
 """Next-token training on answers: what text, align, multitask and anneal have in common.
 
-The loss of a step is the sum over all answer tokens of the batch divided by their number — over
-all ranks and micro-batches — so neither the number of ranks nor the micro-batching changes it.
+The loss of a step is the weighted sum over all answer tokens of the batch divided by the sum of
+their weights — over all ranks and micro-batches — so neither the number of ranks nor the
+micro-batching changes it. A token's weight depends on its answer's length only (`length_power`).
 """
 
 from __future__ import annotations
@@ -30,9 +31,16 @@ from pretrain.training.engine import TrainingEngine
 Example = tuple[EncodedPrompt, np.ndarray]
 
 
-def answer_loss(logits: Float[Tensor, "R V"], targets: Int[Tensor, " R"]) -> Float[Tensor, ""]:
-    """Cross-entropy summed over the R answer tokens, in fp32 (nats)."""
-    return F.cross_entropy(logits.float(), targets, reduction="sum")
+def answer_loss(
+    logits: Float[Tensor, "R V"], targets: Int[Tensor, " R"], weights: Float[Tensor, " R"]
+) -> Float[Tensor, ""]:
+    """Weighted cross-entropy summed over the R answer tokens, in fp32 (nats)."""
+    return (F.cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
+
+
+def token_weights(lengths: Int[Tensor, " B"], power: float) -> Float[Tensor, " R"]:
+    """Each answer token's weight: its answer's length to the power of −`power`."""
+    return lengths.float().pow(-power).repeat_interleave(lengths)
 
 
 class SupervisedStage(Stage):
@@ -67,10 +75,11 @@ class SupervisedStage(Stage):
         started = time.perf_counter()
         examples = [self.example(i) for i in self.indices(step)]
         lengths = [len(prompt.ids) + len(reply) for prompt, reply in examples]
-        answer_tokens = sum(len(reply) for _, reply in examples)
+        power = self.job.cfg.length_power
+        weight = sum(len(reply) ** (1.0 - power) for _, reply in examples)
         budget = self.job.cfg.train.micro_batch_tokens
         wanted = -(-sum(lengths) // budget)
-        global_tokens, micro_batches = agree(answer_tokens, wanted, engine.device)
+        global_weight, micro_batches = agree(weight, wanted, engine.device)
         costs = [float(n) for n in lengths]
         parts = assign(costs, min(micro_batches, len(examples)), min_per_bin=1)
         data_s = time.perf_counter() - started
@@ -82,7 +91,8 @@ class SupervisedStage(Stage):
             packed = packed.to(engine.device)
             data_s += time.perf_counter() - started
             logits = engine(**packed.model_inputs()).logits
-            loss = answer_loss(logits, packed.targets) / global_tokens
+            weights = token_weights(packed.response_lengths, power)
+            loss = answer_loss(logits, packed.targets, weights) / global_weight
             engine.backward(loss, last=number == len(parts) - 1)
             total += loss.item()
         return {
@@ -104,13 +114,13 @@ class SupervisedStage(Stage):
         return evaluate_heldout(self.model, self.encoder, mine, cfg.batch_size)
 
 
-def agree(tokens: int, micro_batches: int, device: torch.device) -> tuple[int, int]:
-    """Sum of the ranks' answer tokens, and the largest number of micro-batches any of them wants.
+def agree(weight: float, micro_batches: int, device: torch.device) -> tuple[float, int]:
+    """Sum of the ranks' answer weights, and the largest number of micro-batches any of them wants.
 
     All ranks must run the same number: the gradient reduction after each is collective.
     """
-    mine = torch.tensor([tokens, micro_batches], device=device)
+    mine = torch.tensor([weight, micro_batches], dtype=torch.float64, device=device)
     everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(everyone, mine)
     table = torch.stack(everyone)
-    return int(table[:, 0].sum()), int(table[:, 1].max())
+    return float(table[:, 0].sum()), int(table[:, 1].max())
