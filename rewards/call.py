@@ -27,10 +27,8 @@ class Callee:
 
     def __call__(
         self, responses: list[str], sample: dict[str, Any], args: dict[str, Any]
-    ) -> list[RewardResult] | Any:
-        """Results of a synchronous rule, or an awaitable of them for an async one."""
-        if self.rule.is_async:
-            return self._call_async(responses, sample, args)
+    ) -> list[RewardResult]:
+        """Results of a synchronous rule, one a response."""
         started = time.perf_counter()
         try:
             returned = self._returned(responses, sample, args)
@@ -39,9 +37,10 @@ class Callee:
             results = [RewardResult.failure(_describe(error)) for _ in responses]
         return _timed(results, time.perf_counter() - started)
 
-    async def _call_async(
+    async def call_async(
         self, responses: list[str], sample: dict[str, Any], args: dict[str, Any]
     ) -> list[RewardResult]:
+        """Results of an asynchronous rule, one a response."""
         started = time.perf_counter()
         try:
             returned = await self._returned(responses, sample, args)

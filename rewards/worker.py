@@ -189,7 +189,7 @@ async def _run_async(
             return
         started = time.perf_counter()
         try:
-            results = await asyncio.wait_for(callee(responses, sample, args), deadline_s)
+            results = await asyncio.wait_for(callee.call_async(responses, sample, args), deadline_s)
         except TimeoutError:
             seconds = time.perf_counter() - started
             message = f"no result within {deadline_s:g} s"

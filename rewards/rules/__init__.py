@@ -1,7 +1,7 @@
 """The built-in rules by short name. Each is `rule(response, sample, **args)`.
 
 The same table stands in pyproject.toml as entry points of the group `keye_rl.rewards`, which other
-packages use to add theirs (a test keeps the two equal). This one is what the registry reads for our
+packages use to add theirs (a test keeps the two equal, but for the judges). This one is what the registry reads for our
 own rules, because entry points of an editable install are stale until it is installed again.
 """
 
@@ -21,6 +21,8 @@ BUILTIN: dict[str, str] = {
     "temporal_iou": "rewards.rules.grounding:temporal_iou",
     "code": "rewards.rules.code:code",
     "constraints": "rewards.rules.constraints:constraints",
+    "judge": "rewards.rules.judge:judge",
+    "soft_constraints": "rewards.rules.judge:soft_constraints",
     "json_schema": "rewards.rules.structure:json_schema",
     "markdown": "rewards.rules.structure:markdown",
     "html": "rewards.rules.structure:html",

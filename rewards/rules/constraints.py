@@ -7,6 +7,7 @@ from typing import Any
 from rewards.answer import answer_text, strip_end
 from rewards.call import prompt_text
 from rewards.constraints.kinds import satisfied
+from rewards.judge.templates import SOFT
 from rewards.registry import rule
 from rewards.result import RewardResult
 
@@ -20,12 +21,13 @@ def constraints(
     """1.0 if all of the sample's `constraints` are followed; `every=False`: the share of them.
 
     A constraint is `{kind, …arguments}`; the kinds are those of `rewards/constraints/kinds.py`.
+    Soft kinds in the list are left to the rule `soft_constraints`.
     `where`: `answer` (the answer section of a response that has one, else all of it) or
     `response`. The details say which were followed.
     """
-    wanted = sample.get("constraints")
+    wanted = [c for c in sample.get("constraints") or [] if c.get("kind") not in SOFT]
     if not wanted:
-        return RewardResult.failure("the sample has no constraints")
+        return RewardResult.failure("the sample has no hard constraints")
     text = strip_end(response)
     if where == "answer":
         text = (answer_text(response, sample.get("mode")) or "").strip()

@@ -58,7 +58,7 @@ def repetition(
     return RewardResult(-weight * share, details={"repeated": round(share, 4)})
 
 
-SCRIPTS = {
+SCRIPTS: dict[str, str | tuple[str, ...]] = {
     "latin": "LATIN",
     "han": "CJK",
     "kana": ("HIRAGANA", "KATAKANA"),
@@ -70,7 +70,7 @@ SCRIPTS = {
     "hebrew": "HEBREW",
     "thai": "THAI",
 }
-LANGUAGE_SCRIPTS = {
+LANGUAGE_SCRIPTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(["en", "fr", "de", "es", "it", "pt", "nl", "vi", "tr", "id"], ("latin",)),
     "zh": ("han",),
     "ja": ("han", "kana"),
