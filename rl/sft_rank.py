@@ -90,14 +90,16 @@ class SftRank(Rank):
         self.job = job
         self.pacer = make_pacer(job.state)
         self.resume = self.pacer.latest()
-        self.trainer = make_trainer(job, self.resume, self.pacer, self.world_size)
-        done = int(self.resume.name.rpartition("-")[2]) if self.resume else 0
+        done = steps_of(self.resume)
         self.pacer.start(done)
-        if done < job.cfg.steps:
-            self.thread = threading.Thread(target=self._train, daemon=True)
-            self.thread.start()
-        else:  # only the export was missing
-            self.trainer._load_from_checkpoint(str(self.resume))
+        if self.resume and done >= job.cfg.steps:  # only the export was missing
+            from pretrain.keye_vl.checkpoint import load_model
+
+            self.model = load_model(self.resume)
+            return done
+        self.trainer = make_trainer(job, self.resume, self.pacer, self.world_size)
+        self.model = self.trainer.model
+        threading.Thread(target=self._train, daemon=True).start()
         return done
 
     def _train(self) -> None:
@@ -121,7 +123,7 @@ class SftRank(Rank):
         from pretrain.training.checkpoint import write_checkpoint
 
         if self.rank == 0:
-            write_checkpoint(self.trainer.model, path, self.job.source)
+            write_checkpoint(self.model, path, self.job.source)
 
 
 def make_pacer(state: Path) -> Any:
@@ -183,31 +185,12 @@ def make_pacer(state: Path) -> Any:
     return Pacer()
 
 
-def make_trainer(job: SftJob, resume: Path | None, pacer: Any, world_size: int) -> Any:
-    """TRL's trainer over the indices that are left."""
-    import torch
-    from datasets import IterableDataset
-    from transformers import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
+def _arguments(cfg: SftConfig, state: Path, world_size: int, cpu: bool) -> Any:
+    """TRL's settings of one rank out of `world_size`."""
+    from trl import SFTConfig
 
-    from pretrain.keye_vl.checkpoint import load_model, load_processor
-    from pretrain.keye_vl.prompt import PromptEncoder
-
-    class Trainer(SFTTrainer):
-        def _load_from_checkpoint(self, path: str, model: Any = None) -> None:
-            # transformers would look for the released names in memory, and load nothing.
-            (model or self.model).load_state_dict(load_model(path).state_dict())
-
-    cfg, cpu = job.cfg, not torch.cuda.is_available()
-    model = load_model(job.source, torch.float32)
-    for name, parameter in model.named_parameters():
-        # In every checkpoint, but in no forward pass: data-parallel ranks would wait for it.
-        parameter.requires_grad_("packing_position_embedding" not in name)
-    processor = load_processor(job.source)
-    tokenizer = processor.tokenizer
-    done = int(resume.name.rpartition("-")[2]) if resume else 0
-    arguments = SFTConfig(
-        output_dir=str(job.state),
+    return SFTConfig(
+        output_dir=str(state),
         max_steps=cfg.steps,
         per_device_train_batch_size=cfg.batch_size // world_size // cfg.accumulation,
         gradient_accumulation_steps=cfg.accumulation,
@@ -234,11 +217,36 @@ def make_trainer(job: SftJob, resume: Path | None, pacer: Any, world_size: int) 
         report_to=[],
         disable_tqdm=True,
     )
+
+
+def make_trainer(job: SftJob, resume: Path | None, pacer: Any, world_size: int) -> Any:
+    """TRL's trainer over the indices that are left."""
+    import torch
+    from datasets import IterableDataset
+    from transformers import PrinterCallback
+    from trl import SFTTrainer
+
+    from pretrain.keye_vl.checkpoint import load_model, load_processor
+    from pretrain.keye_vl.prompt import PromptEncoder
+
+    class Trainer(SFTTrainer):
+        def _load_from_checkpoint(self, path: str, model: Any = None) -> None:
+            # transformers would look for the released names in memory, and load nothing.
+            (model or self.model).load_state_dict(load_model(path).state_dict())
+
+    cfg, cpu = job.cfg, not torch.cuda.is_available()
+    model = load_model(job.source, torch.float32)
+    for name, parameter in model.named_parameters():
+        # In every checkpoint, but in no forward pass: data-parallel ranks would wait for it.
+        parameter.requires_grad_("packing_position_embedding" not in name)
+    processor = load_processor(job.source)
+    tokenizer = processor.tokenizer
+    first = steps_of(resume) * cfg.batch_size
     trainer = Trainer(
         model=model,
-        args=arguments,
+        args=_arguments(cfg, job.state, world_size, cpu),
         train_dataset=IterableDataset.from_generator(
-            _indices, gen_kwargs={"first": done * cfg.batch_size, "end": cfg.steps * cfg.batch_size}
+            _indices, gen_kwargs={"first": first, "end": cfg.steps * cfg.batch_size}
         ),
         processing_class=tokenizer,
         data_collator=Collator(
@@ -248,6 +256,11 @@ def make_trainer(job: SftJob, resume: Path | None, pacer: Any, world_size: int) 
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def steps_of(state: Path | None) -> int:
+    """Steps done at a resume state (`checkpoint-50` → 50)."""
+    return int(state.name.rpartition("-")[2]) if state else 0
 
 
 def _indices(first: int, end: int) -> Iterator[dict[str, int]]:

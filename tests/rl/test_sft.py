@@ -32,11 +32,19 @@ class Conversations:
         return conversation(self.stream[index])
 
 
+class LocalRank:
+    """A `RankGroup` of one rank in this process: a single rank needs no rendezvous."""
+
+    def __init__(self):
+        self.rank = SftRank(0, 1, 1)
+
+    def call(self, method, *args, phase, timeout_s):
+        return [getattr(self.rank, method)(*args)]
+
+
 @pytest.fixture(scope="module")
-def one_rank(ray_cluster):
-    ranks = RankGroup(SftRank, 1, name="sft")
-    yield ranks
-    ranks.close()
+def one_rank():
+    return LocalRank()
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +114,17 @@ def test_two_ranks_equal_one(unbroken, ray_cluster, tiny_checkpoint, tmp_path):
         fine_tune(ranks, tiny_checkpoint, Conversations(), config, stage)
     finally:
         ranks.close()
-    assert distance(stored_weights(stage), stored_weights(unbroken[0])) <= 1e-5
+    # AdamW turns rounding noise in a gradient near 0 into a whole step of lr: so not weight by
+    # weight, but all of the difference against all of the movement.
+    start, ours, theirs = (
+        torch.cat([weight.flatten() for _, weight in sorted(weights.items())])
+        for weights in (
+            load_file(tiny_checkpoint / "model.safetensors"),
+            stored_weights(stage),
+            stored_weights(unbroken[0]),
+        )
+    )
+    assert (ours - theirs).norm() <= 0.01 * (theirs - start).norm()
     one, two = (read_rows(s.metrics_file) for s in (unbroken[0], stage))
     for a, b in zip(one, two, strict=True):
         assert b["train/loss"] == pytest.approx(a["train/loss"], rel=1e-4)
