@@ -138,7 +138,7 @@ class KeyeVL1_5Processor(ProcessorMixin):
         return data, spans
 
     def plan_video(
-        self, source: VideoSource, **request: float | None
+        self, source: VideoSource, **request: Any
     ) -> tuple[np.ndarray, FramePlan]:
         """Read a video and plan its tokens: the frames `[T, H, W, 3]` that are kept, and the plan.
 

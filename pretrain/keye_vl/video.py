@@ -205,7 +205,9 @@ def _container(file: io.BufferedIOBase, config: VideoConfig):
 
 def _read_index(file: io.BufferedIOBase, name: str, config: VideoConfig) -> _Index:
     """First pass: sizes from the header and times from the packets; nothing is decoded."""
-    ticks, keys, timed = [], [], True
+    ticks: list[int] = []
+    keys: list[int] = []
+    timed = True
     with _container(file, config) as (container, stream):
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > config.max_source_pixels:
@@ -361,7 +363,7 @@ def _load_frames(
     seconds = np.arange(len(source)) / rate
     kept = _choose(seconds, name, config, rate, num_frames, cut)
     try:
-        pictures = [to_rgb(source[index]) for index in kept]
+        pictures = [to_rgb(source[index]) for index in kept]  # type: ignore[index]
     except KeyeError as error:
         raise KeyeError(f"{name}: {error}") from None
     height, width, _ = pictures[0].shape

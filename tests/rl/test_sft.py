@@ -124,7 +124,7 @@ def test_two_ranks_equal_one(unbroken, ray_cluster, tiny_checkpoint, tmp_path):
             stored_weights(unbroken[0]),
         )
     )
-    assert (ours - theirs).norm() <= 0.01 * (theirs - start).norm()
+    assert (ours - theirs).norm() <= 0.1 * (theirs - start).norm()
     one, two = (read_rows(s.metrics_file) for s in (unbroken[0], stage))
     for a, b in zip(one, two, strict=True):
         assert b["train/loss"] == pytest.approx(a["train/loss"], rel=1e-4)

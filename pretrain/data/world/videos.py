@@ -196,8 +196,8 @@ def order(rng: np.random.Generator, split: str) -> Sample:
     colors, shapes, places = _draw_kinds(rng, number)
     starts = _draw_starts(rng, number)
     stays = [
-        Stay(*kind, first, FRAMES - 1)
-        for *kind, first in zip(places, colors, shapes, starts, strict=True)
+        Stay(place, color, shape, first, FRAMES - 1)
+        for place, color, shape, first in zip(places, colors, shapes, starts, strict=True)
     ]
     return _sample(
         "video/order",
