@@ -5,6 +5,8 @@ No `from __future__ import annotations` here: OmegaConf reads the field types at
 
 from dataclasses import dataclass, field
 
+from pretrain.run.errors import ConfigError
+
 _RUN = {"identity": False}  # how to run, not what comes out
 
 
