@@ -56,7 +56,7 @@ def run(repo: Path, tools: Path, *words: str, **extra: str) -> subprocess.Comple
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
 
