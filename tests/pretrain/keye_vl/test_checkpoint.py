@@ -18,8 +18,11 @@ from transformers import (
 from pretrain.keye_vl import checkpoint_shapes, checkpoint_tensors, full_size_config
 from pretrain.keye_vl.checkpoint import load_model, load_processor
 from pretrain.keye_vl.configuration import KeyeVL1_5Config
-from pretrain.keye_vl.create import ModelConfig, create_checkpoint
+from pretrain.keye_vl.create import ModelConfig, create_checkpoint, model_configuration
+from pretrain.keye_vl.tokenizer import train_tokenizer
+from pretrain.run.command import compose
 from pretrain.run.errors import KeyeError
+from pretrain.stages.config import PretrainConfig
 
 CORPUS = ["what color is the circle? red green blue"] * 20
 
@@ -181,3 +184,14 @@ def test_a_text_only_model_is_loaded_too(tmp_path):
     config = Qwen3Config(vocab_size=32, num_attention_heads=2, num_key_value_heads=1, **sizes)
     Qwen3ForCausalLM(config).save_pretrained(tmp_path)
     assert type(load_model(tmp_path)) is Qwen3ForCausalLM
+
+
+def test_the_full_size_yaml_is_the_full_size_configuration():
+    sizes = compose("pretrain", PretrainConfig, ["model=keye_vl_1_5_8b"]).model
+    assert (sizes.image.min_tokens, sizes.image.max_tokens) == (4, 20_480)
+    tokenizer = train_tokenizer(CORPUS, 320)
+    ours = model_configuration(sizes, tokenizer, sizes.text.vocab_size).to_dict()
+    full = full_size_config().to_dict()
+    named = {key for key in full if key.endswith("_token_id")} | {"dtype", "max_window_layers"}
+    differing = {key for key in full.keys() | ours.keys() if full.get(key) != ours.get(key)}
+    assert differing - named == set()
