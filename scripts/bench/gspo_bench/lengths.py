@@ -22,6 +22,6 @@ class ForcedLengths(SamplingConfig):
 class ForcedLengthEngine(Engine):
     """An engine that reads a response's length from `ForcedLengths`."""
 
-    def _params(self, sampling: ForcedLengths, seed: int, start: int) -> Any:
+    def _params(self, sampling: ForcedLengths, seed: int, *rest: Any) -> Any:
         length = sampling.by_seed.get(seed, sampling.max_tokens)
-        return super()._params(replace(sampling, max_tokens=length), seed, start)
+        return super()._params(replace(sampling, max_tokens=length), seed, *rest)

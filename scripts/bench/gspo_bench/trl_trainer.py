@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -162,24 +162,28 @@ def dataset(workload: Workload, tokenizer: Any) -> Dataset:
     """The prompts of all steps in order, made when they are read."""
     rows = [(step, i) for step in range(STEPS) for i in range(workload.prompts)]
 
+    @lru_cache(maxsize=3)  # TRL reads each row once a response, in every micro-batch
+    def step_rows(step: int) -> list[dict[str, Any]]:
+        return [_row(render(sample), tokenizer) for sample in workload.samples(step)]
+
     def read(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        samples = [workload.samples(step)[i] for step, i in zip(*batch.values(), strict=True)]
-        messages = [render(sample) for sample in samples]
-        if not workload.images:
-            chat = partial(
-                tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True
-            )
-            return {"prompt": [chat(m) for m in messages]}
-        for turn in (turn for conversation in messages for turn in conversation):
-            for part in turn["content"]:
-                if part["type"] == "image":
-                    part["image"] = Image.fromarray(part["image"])
-        images = [[p["image"] for t in m for p in t["content"] if "image" in p] for m in messages]
-        return {"prompt": messages, "images": images}
+        chosen = [step_rows(step)[i] for step, i in zip(*batch.values(), strict=True)]
+        return {key: [row[key] for row in chosen] for key in chosen[0]}
 
     table = Dataset.from_dict({"step": [r[0] for r in rows], "index": [r[1] for r in rows]})
     table.set_transform(read)
     return table
+
+
+def _row(messages: list[dict[str, Any]], tokenizer: Any) -> dict[str, Any]:
+    """What TRL is given of a prompt: its text or, with an image, the conversation."""
+    parts = [part for message in messages for part in message["content"]]
+    images = [Image.fromarray(part["image"]) for part in parts if part["type"] == "image"]
+    if not images:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return {"prompt": text}
+    text = "".join(part["text"] for part in parts if part["type"] == "text")
+    return {"prompt": [{"role": "user", "content": text}], "images": images}
 
 
 def _colocated(engine: type, **kwargs: Any) -> Any:
