@@ -73,12 +73,13 @@ def enter_root(scratch_mb: int, prefixes: list[str]) -> None:
     """
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
     _mount("tmpfs", NEW_ROOT, "tmpfs", MS_NOSUID | MS_NODEV, "size=4m,mode=755")
-    real = [os.path.realpath(prefix) for prefix in prefixes]
-    for path in [*SYSTEM, *DEVICES, *real, *prefixes]:
-        _show(path)
+    # Before the rest: a Python that lies below /tmp is shown inside the small one.
     os.makedirs(f"{NEW_ROOT}/tmp")
     options = f"size={scratch_mb}m,nr_inodes=1000,mode=1777"
     _mount("tmpfs", f"{NEW_ROOT}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, options)
+    real = [os.path.realpath(prefix) for prefix in prefixes]
+    for path in [*SYSTEM, *DEVICES, *real, *prefixes]:
+        _show(path)
     os.makedirs(f"{NEW_ROOT}/old")
     pivot = libc.syscall(_number("pivot_root"), NEW_ROOT.encode(), f"{NEW_ROOT}/old".encode())
     _check(pivot, "pivot_root")
