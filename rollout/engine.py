@@ -111,7 +111,7 @@ class Engine:
             )
         for key, value in engine_environment(config).items():
             os.environ.setdefault(key, value)
-        from rollout import noise, vllm_plugin
+        from rollout import vllm_plugin
 
         vllm_plugin.register()
         vllm_plugin.check_registered()
@@ -121,15 +121,17 @@ class Engine:
         self._pausing = threading.Event()
         self._generating = False
         self._ticks = 0
-        self._llm = self._load(checkpoint, [noise.RequestNoise])
-        self._own_noise = all(self._llm.collective_rpc(noise.install))
+        self._own_noise = not config.gpus  # GPU runners draw counter-based noise from `seed`
+        self._llm = self._load(checkpoint)
         tokenizer = self._llm.get_tokenizer()
         self._forbidden = dict.fromkeys(forbidden_ids(tokenizer), FORBIDDEN_BIAS)
         self._stop = stop_ids(tokenizer)
 
-    def _load(self, checkpoint: str, processors: list[type]) -> LLMEngine:
+    def _load(self, checkpoint: str) -> LLMEngine:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
+
+        from rollout import noise
 
         config = self.config
         arguments: dict[str, Any] = {
@@ -144,14 +146,17 @@ class Engine:
             "enable_prefix_caching": config.prefix_caching,
             "logprobs_mode": "processed_logprobs",
             "limit_mm_per_prompt": {"image": config.max_images, "video": 1},
-            "logits_processors": processors,
+            "logits_processors": [noise.RequestNoise] if self._own_noise else [],
             "disable_log_stats": True,
             "seed": 0,
         }
         try:
-            return LLMEngine.from_engine_args(EngineArgs(**arguments))
+            llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
         except ValueError as error:
             raise KeyeError(f"{self.name}: vLLM can't serve {checkpoint}: {error}") from error
+        if self._own_noise:
+            llm.collective_rpc(noise.install)
+        return llm
 
     # ------------------------------------------------------------------------------ generation
 
@@ -191,7 +196,19 @@ class Engine:
             results[index][k] = response
         return results  # type: ignore[return-value]
 
-    def _add(self, request: PromptRequest, sampling: SamplingConfig) -> Iterator[str]:
+    def stream(self, request: PromptRequest, sampling: SamplingConfig) -> Iterator[np.ndarray]:
+        """The one response of `request` as it grows: int32 ids `[1…R]` after every step."""
+        owners = list(self._add(request, sampling, cumulative=True))
+        try:
+            while self._llm.has_unfinished_requests():
+                for output in self._llm.step():
+                    yield np.asarray(output.outputs[0].token_ids, np.int32)
+        finally:  # the reader may stop early
+            self._abort(owners)
+
+    def _add(
+        self, request: PromptRequest, sampling: SamplingConfig, cumulative: bool = False
+    ) -> Iterator[str]:
         """Queue all responses of one request and yield their ids; the media are read once."""
         processed = self._process(request, sampling)
         self._ticks += 1
@@ -200,7 +217,7 @@ class Engine:
             single = copy(processed)
             self._requests += 1
             single.request_id = single.external_req_id = str(self._requests)
-            single.sampling_params = self._params(sampling, seed, len(prefix))
+            single.sampling_params = self._params(sampling, seed, len(prefix), cumulative)
             single.prompt_token_ids = processed.prompt_token_ids + prefix.tolist()
             self._llm.output_processor.add_request(single, None, None, 0)
             self._llm.engine_core.add_request(single)
@@ -239,12 +256,15 @@ class Engine:
             )
         return processed
 
-    def _params(self, sampling: SamplingConfig, seed: int, start: int) -> SamplingParams:
+    def _params(
+        self, sampling: SamplingConfig, seed: int, start: int, cumulative: bool = False
+    ) -> SamplingParams:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         from rollout.noise import SEED_KEY, START_KEY
 
+        kind = RequestOutputKind.CUMULATIVE if cumulative else RequestOutputKind.FINAL_ONLY
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -256,7 +276,7 @@ class Engine:
             logprobs=0 if sampling.logprobs else None,
             flat_logprobs=True,
             detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=kind,
             seed=None if self._own_noise else seed,
             extra_args={SEED_KEY: seed, START_KEY: start} if self._own_noise else None,
         )

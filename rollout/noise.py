@@ -106,11 +106,9 @@ def _sample(
     return torch.ops._C.fused_gumbel_argmax(logits.float(), seeds), returned
 
 
-def install(worker: Any) -> bool:
-    """Make a CPU worker sample with `RequestNoise`; False where vLLM's own seeds do the same."""
+def install(worker: Any) -> None:
+    """Make a CPU worker sample with the `RequestNoise` among its logits processors."""
     runner = worker.model_runner
-    if runner.device.type != "cpu":
-        return False
     noise = next(
         state
         for state in runner.input_batch.logitsprocs.argmax_invariant
@@ -118,4 +116,3 @@ def install(worker: Any) -> bool:
     )
     sampler = runner.sampler.topk_topp_sampler
     sampler.forward = functools.partial(_sample, noise, sampler.logprobs_mode)
-    return True

@@ -10,6 +10,8 @@ from pretrain.run.errors import KeyeError
 
 ARCHITECTURE = "KeyeVL1_5ForConditionalGeneration"
 MODEL_CLASS = "rollout.vllm_model:KeyeForRollout"
+VIDEO_BACKEND = "keye"
+"""Name of our video loader among vLLM's (`rollout.vllm_model`)."""
 
 
 def register() -> None:

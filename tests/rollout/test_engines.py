@@ -19,7 +19,9 @@ from rollout.engines import EnginePool
 
 @pytest.fixture(scope="module")
 def two_engines(ray_cluster, engine_config, tiny_checkpoint):
-    pool = EnginePool(dataclasses.replace(engine_config, count=2), str(tiny_checkpoint))
+    pool = EnginePool(
+        dataclasses.replace(engine_config, count=2, hang_seconds=15.0), str(tiny_checkpoint)
+    )
     yield pool
     pool.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,33 @@ def test_logprobs_equal_our_forward(name, engine_pool, model, make_prompt):
     prompt = make_prompt(*PROMPTS[name])
     [group] = engine_pool.generate([prompt], SamplingConfig(max_tokens=48), seeds=[1], n=4)
     assert sum(len(t.response_ids) for t in group) > 48
+    assert difference(model, group) < 1e-4
+
+
+@pytest.fixture
+def clip(encoder):
+    """A slow frame, five fast repeats and a change, planned by the processor."""
+    rng = np.random.default_rng(3)
+    first, second = (rng.integers(0, 256, (84, 84, 3), dtype=np.uint8) for _ in range(2))
+    video = [first] * 6 + [second]
+    parts = [{"type": "video", "video": video}, {"type": "text", "text": "when?"}]
+    return encoder.encode([{"role": "user", "content": parts}], "clip"), np.stack(video)
+
+
+def test_slow_fast_video_for_a_group_of_eight(engine_pool, model, clip):
+    """The second call finds the video in the processor's cache, where vLLM's own class fails."""
+    prompt, _ = clip
+    assert 1 in prompt.engine_kwargs["frame_types"][0]
+    for seed in (1, 2):
+        [group] = engine_pool.generate([prompt], SamplingConfig(max_tokens=24), seeds=[seed], n=8)
+        assert difference(model, group) < 1e-4
+
+
+def test_a_video_without_a_plan_is_planned_in_the_engine(engine_pool, model, clip):
+    """The engine compares the ids its own plan gives with the learner's, and would refuse."""
+    prompt, frames = clip
+    bare = dataclasses.replace(prompt, engine_kwargs={}, engine_media={"video": [frames]})
+    [group] = engine_pool.generate([bare], SamplingConfig(max_tokens=16), seeds=[4], n=2)
     assert difference(model, group) < 1e-4
 
 
