@@ -112,7 +112,7 @@ def test_unreachable_endpoint_is_retried_and_then_an_error():
     with RewardPool(RewardConfig(max_failed_share=1.0)) as pool:
         started = time.monotonic()
         (score,) = pool.score([("x", {**TASK, "rewards": [entry]})])
-    assert 0.05 * 0.5 * 3 <= time.monotonic() - started < 10
+    assert 0.05 * 0.5 * 3 <= time.monotonic() - started < 60
     result = score.parts["judge"]
     assert result.status == "error" and "refused" in result.details["message"]
     assert score.total is None
