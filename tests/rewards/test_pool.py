@@ -59,7 +59,7 @@ def rules(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def pool():
-    config = RewardConfig(workers=2, deadline_s=0.6, memory_mb=256, max_failed_share=1.0)
+    config = RewardConfig(workers=2, deadline_s=1.0, memory_mb=256, max_failed_share=1.0)
     with RewardPool(config) as pool:
         yield pool
 
@@ -87,7 +87,7 @@ def test_values_and_order(pool):
     assert [s.total for s in scores] == [1.25 if i % 2 == 0 else 0.25 for i in range(300)]
     assert [is_correct(s) for s in scores] == [i % 2 == 0 for i in range(300)]
     assert scores[0].verifiers == ("math",)
-    assert 0 < scores[0].parts["math"].seconds < 0.6
+    assert 0 < scores[0].parts["math"].seconds < 1.0
 
 
 def test_hanging_rule_is_a_timeout_and_hurts_nobody(pool, rules):
@@ -107,7 +107,7 @@ def test_more_hangs_than_workers_cost_one_deadline_a_round(pool, rules):
     scores = pool.score(items)
     elapsed = time.monotonic() - started
     rounds = math.ceil(5 / 2)
-    assert elapsed < rounds * (0.6 + 0.2) + 1.0  # the last second is for a loaded machine
+    assert elapsed < rounds * (1.0 + 0.2) + 1.0  # the last second is for a loaded machine
     assert [s.total for s in scores] == [None if i % 10 == 0 else float(i) for i in range(50)]
 
 
