@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from pretrain.keye_vl.init import InitConfig, init_checkpoint
 from pretrain.run.command import Command, main
 from pretrain.run.directory import RunDir
 from pretrain.stages.config import PretrainConfig
@@ -20,6 +21,12 @@ def run_stages(cfg: PretrainConfig) -> None:
 
 COMMANDS = {
     "stages": Command("pretrain", PretrainConfig, run_stages, "run the pre-training stages"),
+    "init": Command(
+        "pretrain_init",
+        InitConfig,
+        init_checkpoint,
+        "build a starting checkpoint from a SigLIP vision model and a Qwen3 model",
+    ),
 }
 
 if __name__ == "__main__":
