@@ -22,6 +22,7 @@ from typing import NamedTuple
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from pretrain.keye_vl.image_processing import to_rgb
@@ -30,6 +31,9 @@ from pretrain.run.errors import KeyeError
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,gif,avi,mpegts,mpeg,flv,ogg,asf,apng,webp_pipe"
 """Formats that hold their frames themselves. Playlists (hls, concat) can name other files."""
+
+_THREADED_PIXELS = 512 * 512
+"""Smaller frames are converted in one thread: starting more takes longer than the work."""
 
 NO_DECODER = "there is no decoder for its codec; convert it to H.264"
 
@@ -276,6 +280,7 @@ def _decode(
     are fewer frames than wanted.
     """
     images: np.ndarray | None = None
+    scaler = VideoReformatter()  # set up once for all frames, which share their size and format
     size = (0, 0)
     ticks: list[int] = []
     for tick, frame in _frames_from(file, config, index, int(wanted[0])):
@@ -286,7 +291,7 @@ def _decode(
             continue
         if images is None:
             size = _bounded(frame.height, frame.width, len(wanted), config)
-        image = _to_rgb(frame, size)
+        image = _upright(_to_rgb(frame, size, scaler), frame.rotation)
         if images is None:
             images = np.empty((len(wanted), *image.shape), dtype=np.uint8)
         images[len(ticks)] = image
@@ -337,16 +342,23 @@ def _bounded(height: int, width: int, frames: int, config: VideoConfig) -> tuple
     return max(1, int(height * scale)), max(1, int(width * scale))
 
 
-def _to_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
-    """uint8 `[H, W, 3]` at `size`, turned as the file says it is to be shown."""
+def _to_rgb(frame: av.VideoFrame, size: tuple[int, int], scaler: VideoReformatter) -> np.ndarray:
+    """uint8 `[H, W, 3]` at `size`."""
     scaled = size != (frame.height, frame.width)
-    image = frame.to_ndarray(
-        format="rgb24",
-        height=size[0],
+    small = frame.height * frame.width < _THREADED_PIXELS
+    return scaler.reformat(
+        frame,
         width=size[1],
+        height=size[0],
+        format="rgb24",
         interpolation="AREA" if scaled else "BILINEAR",
-    )
-    return np.rot90(image, k=round(frame.rotation / 90)) if frame.rotation else image
+        threads=1 if small else 0,
+    ).to_ndarray()
+
+
+def _upright(image: np.ndarray, rotation: float) -> np.ndarray:
+    """`[H, W, 3]` turned as the file says it is to be shown (degrees, counter-clockwise)."""
+    return np.rot90(image, k=round(rotation / 90)) if rotation else image
 
 
 def _load_frames(

@@ -57,6 +57,7 @@ def write_mp4(frames: Sequence[np.ndarray], fps: int = FPS) -> bytes:
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.bit_rate = _BIT_RATE
+        stream.codec_context.thread_count = 1  # frames this small aren't worth starting threads for
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
