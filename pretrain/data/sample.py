@@ -23,6 +23,13 @@ MODES = ("think", "no_think", "auto_think")
 ROLES = ("system", "user", "assistant")
 HINT_LEVELS = 5
 MEDIA = ("image", "video")
+VIDEO_OPTIONS = {
+    "fps": ("fps",),
+    "num_frames": ("num_frames", "nframes"),
+    "start": ("start", "video_start"),
+    "end": ("end", "video_end"),
+}
+"""What a video part may ask of its reader, and how `keye-vl-utils` spells it."""
 # A literal one of these in a text would be read as a medium that is not there.
 PLACEHOLDERS = (
     "<|image_pad|>",
@@ -208,6 +215,8 @@ def _check_messages(messages: Any) -> None:
             _require(kind in ("text", *MEDIA), "messages", f"have a part of type {kind!r}")
             if kind != "text":
                 _require(part.get(kind) is not None, "messages", f"have an {kind} part without it")
+                if kind == "video":
+                    _check_video_options(part)
                 continue
             _require(isinstance(part.get("text"), str), "messages", "have a text part without text")
             literal = [token for token in PLACEHOLDERS if token in part["text"]]
@@ -218,6 +227,27 @@ def _check_messages(messages: Any) -> None:
                 "would not match; use image/video parts instead",
             )
     _require(messages[-1]["role"] == "user", "messages", "must end with the user's turn")
+
+
+def _check_video_options(part: Mapping[str, Any]) -> None:
+    """Numbers the reader can follow: fps > 0, whole num_frames ≥ 1, 0 ≤ start < end in seconds."""
+    given = {name: part[name] for name in VIDEO_OPTIONS if part.get(name) is not None}
+    for name, value in given.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        least = 1 if name == "num_frames" else 0
+        good = number and math.isfinite(value) and value >= least and (name != "fps" or value > 0)
+        if name == "num_frames":
+            good = good and value == int(value)
+        wanted = {"fps": "a number above 0", "num_frames": "a whole number from 1 on"}
+        _require(
+            good,
+            "messages",
+            f"have a video part with {name}={value!r}, which must be "
+            f"{wanted.get(name, 'seconds from 0 on')}",
+        )
+    if {"start", "end"} <= given.keys():
+        start, end = given["start"], given["end"]
+        _require(start < end, "messages", f"have a video part with end={end} ≤ start={start}")
 
 
 def _normal_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -284,6 +314,12 @@ def _normal_part(part: Any) -> dict[str, Any]:
         return {key: part[key] for key in ("type", "text") if key in part}
     _require(value is not None, "messages", f"have an {kind} part without it")
     normal = {"type": kind, kind: value}
+    if kind == "video":
+        for name, spellings in VIDEO_OPTIONS.items():
+            given = next((part[key] for key in spellings if key in part), None)
+            if given is not None:
+                whole = name == "num_frames" and isinstance(given, float) and given.is_integer()
+                normal[name] = int(given) if whole else given  # columnar readers turn 8 into 8.0
     return normal | {"alt": part["alt"]} if "alt" in part else normal
 
 

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from pretrain.data.media import MediaConfig, load_media
-from pretrain.data.sample import Sample, SampleError
+from pretrain.data.sample import VIDEO_OPTIONS, Sample, SampleError
 from pretrain.data.stream import WorldStream
 from pretrain.data.world import TASKS
+from pretrain.keye_vl.prompt import REQUEST_KEYS
 
 IMAGE = {"type": "image", "image": "a.png"}
 TEXT = {"type": "text", "text": "how many?"}
@@ -85,6 +86,57 @@ def test_a_marker_without_the_column_is_ordinary_text():
 def test_other_spellings_of_an_image_part(part, value):
     sample = Sample.from_row(row(messages=[{"role": "user", "content": [part, TEXT]}]))
     assert sample.media() == [{"type": "image", "image": value}]
+
+
+@pytest.mark.parametrize(
+    ("options", "read"),
+    [
+        ({"fps": 2, "start": 0, "end": 1.5}, {"fps": 2, "start": 0, "end": 1.5}),
+        ({"nframes": 8, "video_start": 1.0, "video_end": None}, {"num_frames": 8, "start": 1.0}),
+        ({"num_frames": 8.0}, {"num_frames": 8}),
+        ({"colour": "red"}, {}),
+    ],
+)
+def test_options_of_a_video_part_are_kept(options, read):
+    part = {"type": "video", "video": "a.mp4", **options}
+    sample = Sample.from_row(row(messages=[{"role": "user", "content": [part, TEXT]}]))
+    assert sample.media() == [{"type": "video", "video": "a.mp4", **read}]
+    again = Sample.from_row(json.loads(json.dumps(sample.to_row())))
+    assert again == sample
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"fps": 0}, "fps=0"),
+        ({"fps": float("inf")}, "fps=inf"),
+        ({"fps": "2"}, "fps='2'"),
+        ({"num_frames": 0}, "num_frames=0"),
+        ({"num_frames": 2.5}, "num_frames=2.5"),
+        ({"num_frames": True}, "num_frames=True"),
+        ({"start": -1}, "start=-1"),
+        ({"start": 2, "end": 2}, "end=2 ≤ start=2"),
+    ],
+)
+def test_bad_options_of_a_video_part_are_named(options, names):
+    part = {"type": "video", "video": "a.mp4", **options}
+    with pytest.raises(SampleError, match="sample 'q1'") as error:
+        Sample.from_row(row(messages=[{"role": "user", "content": [part, TEXT]}]))
+    assert names in str(error.value)
+
+
+def test_the_reader_gets_the_options_of_a_row(encoder, tmp_path):
+    """A JSONL row's options decide which frames become tokens."""
+    assert set(VIDEO_OPTIONS) == set(REQUEST_KEYS)
+    clip = WorldStream({"video/direction": 1}, 5)[0].media()[0]["video"]
+    (tmp_path / "clip.mp4").write_bytes(clip)
+    frames = []
+    for options in ({}, {"num_frames": 2}, {"start": 0.0, "end": 0.1}):
+        part = {"type": "video", "video": "clip.mp4", **options}
+        line = json.dumps(row(messages=[{"role": "user", "content": [part, TEXT]}]))
+        sample = load_media(Sample.from_row(json.loads(line)), tmp_path, MediaConfig())
+        frames.append(len(encoder.encode(sample.messages, sample.id).grid_thw))
+    assert frames[0] > 2 and frames[1:] == [2, 1]
 
 
 def test_numbers_as_answers_and_unknown_columns():
