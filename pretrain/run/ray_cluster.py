@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
+import psutil
 import ray
 from ray.exceptions import (
     GetTimeoutError,
@@ -31,6 +32,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from pretrain.run.console import warn
 from pretrain.run.errors import KeyeError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +104,7 @@ def ray_session(cpus: int | None = None, object_store_mb: int = 512) -> Iterator
     common = {"runtime_env": {"env_vars": worker_env()}, "log_to_driver": False}
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        _init(f"the Ray cluster at RAY_ADDRESS={address}", address=address, **common)
+        _init(f"the Ray cluster at RAY_ADDRESS={address}", None, address=address, **common)
         try:
             yield
         finally:
@@ -111,6 +113,7 @@ def ray_session(cpus: int | None = None, object_store_mb: int = 512) -> Iterator
     with _temp_dir() as folder:
         _init(
             "a local Ray cluster",
+            folder,
             num_cpus=cpus or os.cpu_count(),
             object_store_memory=object_store_mb << 20,
             include_dashboard=False,
@@ -123,14 +126,42 @@ def ray_session(cpus: int | None = None, object_store_mb: int = 512) -> Iterator
             ray.shutdown()
 
 
-def _init(what: str, **options: Any) -> None:
-    try:
-        ray.init(logging_level="ERROR", **options)
-    except (ConnectionError, TimeoutError, ValueError, RuntimeError, OSError) as error:
-        raise KeyeError(
-            f"cannot start or reach {what}: {error}. Check that memory and /dev/shm are not full "
-            "and, for a cluster, that the address is right."
-        ) from error
+def _init(what: str, folder: Path | None = None, **options: Any) -> None:
+    """Start or reach a cluster; a local one (with its `folder`) has a second try.
+
+    Ray waits 30 s for its own processes to come up, which is not always enough on a busy machine,
+    and then raises a bare `Exception` that leaves them running.
+    """
+    for last in (False, True):
+        try:
+            ray.init(logging_level="ERROR", **options)
+            return
+        except (ConnectionError, TimeoutError, ValueError, RuntimeError, OSError) as error:
+            raise KeyeError(
+                f"cannot start or reach {what}: {error}. Check that memory and /dev/shm are not "
+                "full and, for a cluster, that the address is right."
+            ) from error
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            if folder is not None:
+                _end_processes(folder)
+            if last or folder is None:
+                raise KeyeError(
+                    f"cannot start or reach {what}: {error} This happens on an overloaded machine: "
+                    "end what else runs there, or wait, and give the same command again (it goes "
+                    "on from the last complete state)."
+                ) from error
+            warn(f"{what} did not come up in time; trying once more")
+
+
+def _end_processes(folder: Path) -> None:
+    """Kill what a failed start of the cluster in `folder` left behind."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(str(folder) in word for word in child.cmdline()):
+                child.kill()
+                child.wait(10)
 
 
 @contextmanager

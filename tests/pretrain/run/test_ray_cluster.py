@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
 import sys
 import time
 
@@ -137,3 +138,53 @@ def test_no_gpu_is_seen_where_it_is_hidden(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not ray_cluster.has_gpu()
     assert worker_env()["DS_ACCELERATOR"] == "cpu"
+
+
+START = """
+import sys, time, types
+import psutil, ray
+import ray._private.node as node, ray._private.services as services
+from pretrain.run.errors import KeyeError
+from pretrain.run.ray_cluster import ray_session
+
+# Ray's clock runs fast and its raylet is not found in the first {late} tries of a second each.
+node.time = types.SimpleNamespace(**vars(time) | {{"monotonic": lambda: time.monotonic() * 40}})
+found, calls = services.get_node, []
+def get_node(*arguments):
+    if len(calls) < {late}:
+        calls.append(0)
+        time.sleep(1)
+        raise RuntimeError("not yet")
+    return found(*arguments)
+services.get_node = get_node
+try:
+    with ray_session(cpus=1, object_store_mb=80):
+        print("up with", ray.cluster_resources()["CPU"])
+except KeyeError as error:
+    print("error:", error)
+left = [" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True)]
+print("left:", [text for text in left if "keye-ray" in text])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("late", "says"),
+    [
+        (1, "up with 1.0"),  # the second try succeeds
+        (2, "error: cannot start or reach a local Ray cluster: The current node timed out"),
+    ],
+)
+def test_slow_start_is_tried_again_and_then_an_error_that_says_what_to_do(late, says):
+    done = subprocess.run(
+        [sys.executable, "-c", START.format(late=late)],
+        cwd=ray_cluster.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=True,
+    )
+    assert says in done.stdout, done.stdout + done.stderr
+    assert "trying once more" in done.stderr
+    assert "left: []" in done.stdout
+    assert ("overloaded machine" in done.stdout) == (late == 2)
