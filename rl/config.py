@@ -10,13 +10,29 @@ from pretrain.run.errors import ConfigError
 from pretrain.run.metrics import WandbConfig
 from pretrain.stages.config import PretrainConfig
 from rewards.config import RewardConfig
+from rewards.keye_rm.config import RewardModelConfig
+from rl.dynamic import DynamicConfig
 from rl.evaluate import EvaluationConfig
 from rl.learner import LearnerConfig
+from rl.overlong import OverlongConfig
+from rl.reward_training import RewardTrainingConfig
 from rl.sft import SftConfig
 from rollout.config import EngineConfig, SamplingConfig
 from rollout.hint_sampler import HintConfig
 
-RL_STAGES = ("pretrain", "cold_start", "evaluate_before", "gspo", "evaluate_after")
+RL_STAGES = (
+    "pretrain",
+    "cold_start",
+    "evaluate_before",
+    "gspo",
+    "evaluate_after",
+    "reward_sft",
+    "reward_sft_measured",
+    "reward_anneal",
+    "reward_anneal_measured",
+    "reward_gspo",
+    "reward_gspo_measured",
+)
 
 
 @dataclass
@@ -90,7 +106,8 @@ class RlConfig:
     run: str = "rl"
     """Name of the run: results go to runs/NAME, and a finished stage isn't run again."""
     stages: list[str] = field(default_factory=lambda: ["evaluate_before", "gspo", "evaluate_after"])
-    """Stages in order, out of pretrain, cold_start, evaluate_before, gspo, evaluate_after."""
+    """Stages in order, out of pretrain, cold_start, evaluate_before, gspo, evaluate_after, and
+    those of the reward model: reward_sft, reward_anneal, reward_gspo, each also `…_measured`."""
     checkpoint: str = ""
     """Policy to start from when the run makes none itself: a Hugging Face directory."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -103,6 +120,10 @@ class RlConfig:
     """The RL loop."""
     hints: HintConfig = field(default_factory=HintConfig)
     """Progressive hints for prompts that no response solves."""
+    dynamic: DynamicConfig = field(default_factory=DynamicConfig)
+    """How far a step goes for groups that it can learn from."""
+    overlong: OverlongConfig = field(default_factory=OverlongConfig)
+    """Reward lost by responses that come close to the token limit."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The policy's optimisation."""
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -111,6 +132,10 @@ class RlConfig:
     """How responses are drawn."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """How responses are scored."""
+    reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
+    """The reward model behind `keye_rm` entries of the rewards."""
+    reward_training: RewardTrainingConfig = field(default_factory=RewardTrainingConfig)
+    """How a reward model is trained (`recipe=reward_model`)."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """The held-out measurement before and after."""
     wandb: WandbConfig = field(default_factory=WandbConfig)

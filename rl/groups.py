@@ -51,6 +51,17 @@ class Group:
         return bool(self.correct.any())
 
     @property
+    def informative(self) -> bool:
+        """Whether the rewards differ: only then has the group a gradient."""
+        known = self.rewards[~np.isnan(self.rewards)]
+        return bool(known.size > 1 and known.max() > known.min())
+
+    @property
+    def tokens(self) -> int:
+        """Response tokens, all responses together."""
+        return sum(len(trajectory.response_ids) for trajectory in self.trajectories)
+
+    @property
     def reasoned(self) -> np.ndarray:
         """bool `[G]`: the response opens with a `<think>` block that isn't empty."""
         return np.array([reasons(response) for response in self.responses], bool)

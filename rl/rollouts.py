@@ -17,6 +17,8 @@ import numpy as np
 from pretrain.data.render import render
 from pretrain.data.sample import Sample
 from pretrain.keye_vl.prompt import PromptEncoder
+from rewards.keye_rm.model import KeyeRewardModel
+from rewards.keye_rm.reward import score_groups
 from rewards.pool import RewardPool
 from rl.groups import Group
 from rollout.config import SamplingConfig
@@ -33,6 +35,7 @@ class Rollouts:
         encoder: makes prompts for engine and learner alike.
         rewards: running rule workers.
         sampling: limits of a response; temperature and n are given per call.
+        reward_model: what scores `keye_rm` entries; without it they are errors.
     """
 
     def __init__(
@@ -41,11 +44,13 @@ class Rollouts:
         encoder: PromptEncoder,
         rewards: RewardPool,
         sampling: SamplingConfig,
+        reward_model: KeyeRewardModel | None = None,
     ) -> None:
         self.engines = engines
         self.encoder = encoder
         self.rewards = rewards
         self.sampling = sampling
+        self.reward_model = reward_model
         self.seconds: defaultdict[str, float] = defaultdict(float)
         """Seconds spent since the last `take_seconds`, by phase: encode, generate, reward."""
 
@@ -107,6 +112,8 @@ class Rollouts:
         return self.encoder.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
 
     def _score(self, samples: Sequence[Sample], texts: Sequence[Sequence[str]]) -> list[list[Any]]:
+        if self.reward_model is not None:
+            return score_groups(samples, texts, self.rewards, self.reward_model)
         rows = [sample.to_row(media=False) for sample in samples]
         items = [(text, row) for row, group in zip(rows, texts, strict=True) for text in group]
         scores = iter(self.rewards.score(items))
@@ -119,12 +126,16 @@ class Rollouts:
         return taken
 
 
-def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
+def rollout_metrics(
+    groups: Sequence[Group], unhinted: Sequence[Group] | None = None
+) -> dict[str, float]:
     """`rollout/*` and `reward/*` of a batch of groups, per mode and per rule by name.
 
-    Accuracies count un-hinted groups only, so that a hint never looks like progress.
+    Accuracies count un-hinted groups only, so that a hint never looks like progress. `unhinted`:
+    all groups that were sampled without a hint, the ones that a hinted group took the place of
+    included (else the accuracy would be that of the easy prompts); by default those of `groups`.
     """
-    plain = [group for group in groups if group.hint_level == 0]
+    plain = list(unhinted) if unhinted is not None else [g for g in groups if g.hint_level == 0]
     lengths = np.array([len(t.response_ids) for g in groups for t in g.trajectories])
     reasons = [t.finish_reason for g in groups for t in g.trajectories]
     rewards = np.concatenate([group.rewards for group in groups])

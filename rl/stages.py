@@ -28,7 +28,7 @@ from rl.config import RlConfig
 from rl.evaluate import Evaluation, EvaluationConfig, evaluate
 from rl.launch import announce
 from rl.learner import LearnerGroup
-from rl.prompts import open_prompts
+from rl.prompts import PromptSource, open_prompts
 from rl.session import Session
 from rl.sft import run_sft
 from rl.train import Job, train
@@ -36,6 +36,8 @@ from rollout.hint_sampler import HintSampler
 
 RECORDS = "evaluation.jsonl"
 """Per-prompt outcomes in an evaluation stage's folder."""
+REJECTIONS = "hint_rejections.jsonl"
+"""Hints that were refused because they say too much, in the GSPO stage's folder."""
 
 
 @dataclass(slots=True)
@@ -124,12 +126,21 @@ def load_evaluation(folder: RunDir, name: str) -> Evaluation:
     return Evaluation.load(folder.stage(name).path / RECORDS)
 
 
-def gspo(run: Run) -> None:
-    """The RL loop."""
+def gspo(
+    run: Run,
+    name: str = "gspo",
+    prompts: Callable[[Path], PromptSource] | None = None,
+    identity: Any = None,
+) -> None:
+    """The RL loop in stage `name`; by default on the configured data.
+
+    Other `prompts` are opened with the stage's folder, and `identity` says what decides them.
+    """
     cfg = run.cfg
     source = run.policy()
 
     def body(stage: StageDir) -> dict[str, Any]:
+        cfg.overlong.check(cfg.sampling.max_tokens)
         announce(cfg, _parameters(source))
         rollouts = run.session.rollouts(source)
         learner = LearnerGroup(cfg.learner, source, total_updates=cfg.gspo.steps)
@@ -139,19 +150,28 @@ def gspo(run: Run) -> None:
                     Job(
                         cfg=cfg.gspo,
                         stage=stage,
-                        source=open_prompts(cfg.data, stage.path),
+                        source=prompts(stage.path) if prompts else open_prompts(cfg.data, stage.path),
                         rollouts=rollouts,
-                        hints=HintSampler(cfg.hints),
+                        hints=HintSampler(cfg.hints, stage.path / REJECTIONS),
                         learner=learner,
                         log=log,
+                        dynamic=cfg.dynamic,
+                        overlong=cfg.overlong,
                     )
                 )
         finally:
             learner.close()
 
-    parts = [cfg.gspo, cfg.data, cfg.hints, cfg.learner, cfg.sampling]
-    run.stage("gspo", parts, body)
-    run.advance("gspo")
+    run.stage(name, _gspo_identity(cfg) + ([identity] if prompts else []), body)
+    run.advance(name)
+
+
+def _gspo_identity(cfg: RlConfig) -> list[Any]:
+    """What decides the outcome; what is switched off doesn't, whatever its other settings."""
+    hints = cfg.hints if cfg.hints.max_level else {"max_level": 0}
+    parts = [cfg.gspo, cfg.data, hints, cfg.learner, cfg.sampling]
+    parts += [{"dynamic": cfg.dynamic}] if cfg.dynamic.on else []
+    return parts + ([{"overlong": cfg.overlong}] if cfg.overlong.buffer else [])
 
 
 def _parameters(checkpoint: Path) -> int:

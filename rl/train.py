@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,14 @@ from pretrain.run.directory import StageDir
 from pretrain.run.errors import KeyeError
 from pretrain.run.metrics import MetricLogger
 from rl.config import GspoConfig
+from rl.dynamic import DynamicConfig, draw
 from rl.groups import Group, to_training
 from rl.learner import LearnerGroup
+from rl.overlong import OverlongConfig, overlong_metrics, shape
 from rl.prompts import PromptSource
 from rl.rollouts import Rollouts, rollout_metrics
 from rl.tables import sample_table
-from rollout.hint_sampler import HintSampler
+from rollout.hint_sampler import HintCounts, HintSampler
 from rollout.seeds import stable_seed
 
 
@@ -40,6 +42,8 @@ class Job:
     hints: HintSampler
     learner: LearnerGroup
     log: MetricLogger
+    dynamic: DynamicConfig = field(default_factory=DynamicConfig)
+    overlong: OverlongConfig = field(default_factory=OverlongConfig)
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -88,22 +92,43 @@ def train(job: Job) -> dict[str, Any]:
 def sample_groups(
     job: Job, samples: Sequence[Sample], step: int
 ) -> tuple[list[Group], dict[str, float]]:
-    """One batch of groups, hinted where nothing was solved, and its metrics."""
-    seed = stable_seed(job.cfg.seed, step)
+    """One batch of groups, hinted where nothing was solved, and its metrics.
 
-    def generate(asked: Sequence[Sample], levels: Sequence[int]) -> list[Group]:
-        return job.rollouts.groups(asked, n=job.cfg.group_size, seed=seed, hint_levels=levels)
+    `samples` are the step's own prompts; dynamic sampling draws further ones from the source.
+    """
+    unhinted: list[Group] = []
+    counts = HintCounts()
+    max_tokens = job.rollouts.sampling.max_tokens
 
-    groups, hint_metrics = job.hints.sample(samples, generate, is_solved=lambda group: group.solved)
-    metrics = rollout_metrics(groups) | hint_metrics | job.source.metrics()
+    def ask(chosen: Sequence[Sample], batch: int) -> list[Group]:
+        # A prompt may come twice in a step that draws several batches: not with the same noise.
+        seed = stable_seed(job.cfg.seed, step, *([batch] if batch else []))
+
+        def generate(asked: Sequence[Sample], levels: Sequence[int]) -> list[Group]:
+            groups = job.rollouts.groups(asked, n=job.cfg.group_size, seed=seed, hint_levels=levels)
+            groups = shape(groups, job.overlong, max_tokens)
+            unhinted.extend(group for group in groups if group.hint_level == 0)
+            return groups
+
+        groups, counted = job.hints.sample(
+            chosen, generate, is_solved=lambda g: g.solved, tokens=lambda g: g.tokens
+        )
+        counts.add(counted)
+        return groups
+
+    drawn = draw(job.dynamic, samples, job.source.take, ask)
+    metrics = rollout_metrics(drawn.seen, unhinted) | counts.metrics() | job.source.metrics()
+    metrics |= overlong_metrics(drawn.seen)
+    if job.dynamic.on:
+        metrics |= drawn.metrics()
     metrics |= job.rollouts.take_seconds()
-    metrics["perf/rollout_tokens_per_second"] = metrics["rollout/tokens"] / metrics["time/generate"]
-    return groups, metrics
+    metrics["perf/rollout_tokens_per_second"] = counts.tokens / metrics["time/generate"]
+    return drawn.groups, metrics
 
 
 def progress(job: Job) -> dict[str, Any]:
     """What the loop needs, beside the learner's state, to go on after this step."""
-    return {"source": job.source.state()}
+    return {"source": job.source.state(), "hints": job.hints.state()}
 
 
 def resume(job: Job) -> int:
@@ -114,6 +139,8 @@ def resume(job: Job) -> int:
         return 0
     step, state = loaded
     job.source.load_state(state["source"])
+    if "hints" in state:
+        job.hints.load_state(state["hints"])
     job.log.truncate(step)
     job.rollouts.engines.update_weights(job.learner.weights(), version=step)
     say(f"gspo: goes on after step {step} of {job.cfg.steps}")

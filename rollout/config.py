@@ -78,7 +78,23 @@ class HintConfig:
 
     max_level: int = 0
     """Highest hint level that is tried, 1…5; 0 switches hints off."""
+    remember: bool = True
+    """Start a prompt that comes again from the level that it needed last time."""
+    decay: float = 1.0
+    """Levels by which a remembered level falls at each visit for which it was enough; 0 never
+    weans a prompt off its hint."""
+    memory_size: int = 100_000
+    """Prompts that are remembered; those not seen longest are forgotten."""
+    check_leaks: bool = True
+    """Refuse hints that say more than their level allows (see `rollout.hint_leaks`)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_level <= 5:
             raise ConfigError(f"hints.max_level={self.max_level} is not in 0…5")
+        if not 0 <= self.decay <= 5:
+            raise ConfigError(f"hints.decay={self.decay} is not in 0…5 (levels a visit)")
+        if self.memory_size < 1:
+            raise ConfigError(
+                f"hints.memory_size={self.memory_size} must be at least 1; to remember nothing set "
+                "hints.remember=false"
+            )

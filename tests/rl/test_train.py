@@ -20,10 +20,12 @@ from pretrain.training.engine import TrainConfig
 from rewards.config import RewardConfig
 from rewards.pool import RewardPool
 from rl.config import DataConfig, GspoConfig
+from rl.dynamic import DynamicConfig
 from rl.learner import LearnerConfig, LearnerGroup
+from rl.overlong import OverlongConfig
 from rl.rollouts import Rollouts
 from rl.session import read_weights
-from rl.train import Job, sample_groups, train
+from rl.train import Job, progress, resume, sample_groups, train
 from rollout.config import HintConfig, SamplingConfig
 from rollout.hint_sampler import HintSampler
 
@@ -183,9 +185,39 @@ def test_unsolved_prompts_are_retried_with_hints(make_job: Callable[..., Job]):
         text = job.rollouts.encoder.tokenizer.decode(group.prompt.ids.tolist())
         assert f"Hint: {hint(group.sample, group.hint_level)}" in text
         assert all(t.prompt is group.prompt for t in group.trajectories)
-    asked = metrics["hints/L1/asked"]
-    assert asked == pytest.approx(12 * metrics["hints/all_wrong_share"])
+    asked, leaking = metrics["hints/L1/asked"], metrics["hints/leaking"]
+    assert asked == pytest.approx(12 * metrics["hints/all_wrong_share"], abs=leaking)
     assert metrics["hints/rescued_share"] == pytest.approx(len(hinted) / 12)
+    # The un-hinted accuracy is that of all prompts, not of those that needed no hint.
+    assert metrics["reward/solved_share"] == pytest.approx(1 - metrics["hints/all_wrong_share"])
+    # What a prompt needed is remembered over an interruption.
+    job.learner.save(job.stage.state, 1, progress(job))
+    again = make_job("hints", rule="lucky", max_level=2)
+    assert resume(again) == 1
+    assert again.hints.state() == job.hints.state() != {"levels": {}}
+    for group in hinted:
+        assert again.hints.memory.start(group.sample.id) == group.hint_level
+
+
+def test_dynamic_sampling_fills_the_update_and_shaping_keeps_what_is_correct(
+    make_job: Callable[..., Job],
+):
+    job = make_job("dynamic", rule="lucky")
+    plain, _ = sample_groups(job, job.source.take(6), step=0)
+    assert not all(group.informative for group in plain), "choose another seed"
+    job = make_job("dynamic", rule="lucky")
+    job.dynamic, job.overlong = DynamicConfig(budget=6), OverlongConfig(buffer=4, penalty=0.5)
+    groups, metrics = sample_groups(job, job.source.take(6), step=0)
+    assert len(groups) == 6 and all(group.informative for group in groups)
+    assert metrics["dynamic/filled_share"] == 1 and metrics["dynamic/batches"] > 1
+    assert metrics["data/samples"] == metrics["dynamic/prompts"] > 6
+    # All responses run to the limit here: each loses the whole penalty, and stays right or wrong.
+    assert metrics["overlong/punished_share"] == pytest.approx(1, abs=0.1)
+    before = {g.sample.id: g.correct.tolist() for g in plain}
+    for group in groups:
+        assert before.get(group.sample.id, group.correct.tolist()) == group.correct.tolist()
+        for score, correct in zip(group.scores, group.correct, strict=True):
+            assert score.total == pytest.approx(correct + score.parts["overlong"].value)
 
 
 def test_nothing_to_learn_is_an_error(make_job: Callable[..., Job]):
