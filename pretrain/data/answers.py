@@ -1,15 +1,19 @@
-"""Comparison of a direct answer with its reference: exact text, or IoU for a grounding box."""
+"""Comparison of a direct answer with its reference: exact text, or overlap of a box or a time."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 from pretrain.data.sample import Sample
 
 BOX_SCALE = 1000
 """Grounding coordinates are integers in [0, 1000), relative to the image's width and height."""
-BOX_IOU = 0.5
+MIN_IOU = 0.5
 Box = tuple[int, int, int, int]
+Span = tuple[float, float]
+_SPAN = re.compile(r"\[\s*(\d+(?:\.\d+)?)\s*,\s*(\d+(?:\.\d+)?)\s*\]")
 _BOX = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 
 
@@ -41,15 +45,43 @@ def box_iou(first: Box, second: Box) -> float:
     return wide * high / (sum(areas) - wide * high)
 
 
-def is_correct(sample: Sample, text: str) -> bool:
-    """Whether a direct answer is right: equal text after strip, or IoU ≥ 0.5 for grounding.
+def parse_span(text: str) -> Span | None:
+    """The first span of time in a text, `[start, end]` in seconds."""
+    found = _SPAN.search(text)
+    return (float(found[1]), float(found[2])) if found else None
 
-    The sample's own `box_iou` reward, if it has one, sets another threshold.
+
+def span_iou(first: Span, second: Span) -> float:
+    """Seconds in both spans over seconds in either; 0.0 for an empty or inverted one."""
+    shared = min(first[1], second[1]) - max(first[0], second[0])
+    lengths = [max(end - start, 0.0) for start, end in (first, second)]
+    if min(shared, *lengths) <= 0:
+        return 0.0
+    return shared / (sum(lengths) - shared)
+
+
+OVERLAPS: dict[str, tuple[Callable[[str], Any], Callable[[Any, Any], float]]] = {
+    "box_iou": (parse_box, box_iou),
+    "temporal_iou": (parse_span, span_iou),
+}
+"""Rule → how an answer is read and how two of them are compared."""
+
+
+def has_other_answers(sample: Sample) -> bool:
+    """Whether answers other than the reference are right too."""
+    return any(rule["rule"] in OVERLAPS for rule in sample.rewards)
+
+
+def is_correct(sample: Sample, text: str) -> bool:
+    """Whether a direct answer is right: equal text after strip, or enough overlap for grounding.
+
+    The threshold is that of the sample's own `box_iou` or `temporal_iou` reward (0.5 by default).
     """
-    rule = next((rule for rule in sample.rewards if rule["rule"] == "box_iou"), None)
-    if rule is None:
-        return text.strip() == sample.answer.strip()
-    box, reference = parse_box(text), parse_box(sample.answer)
-    if box is None or reference is None:
-        return False
-    return box_iou(box, reference) >= rule.get("threshold", BOX_IOU)
+    for rule in sample.rewards:
+        if rule["rule"] in OVERLAPS:
+            parse, overlap = OVERLAPS[rule["rule"]]
+            given, reference = parse(text), parse(sample.answer)
+            if given is None or reference is None:
+                return False
+            return overlap(given, reference) >= rule.get("threshold", MIN_IOU)
+    return text.strip() == sample.answer.strip()

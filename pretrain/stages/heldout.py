@@ -2,7 +2,7 @@
 
 An answer that is right at every position under teacher forcing is exactly what greedy decoding
 gives, so one forward pass settles all samples whose only right answer is the reference. Where
-other answers count too (boxes), the remaining samples are decoded token by token.
+other answers count too (boxes, spans of time), the remaining samples are decoded token by token.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from pretrain.data.answers import is_correct
+from pretrain.data.answers import has_other_answers, is_correct
 from pretrain.data.render import conversation
 from pretrain.data.sample import Sample
 from pretrain.data.stream import heldout
@@ -76,17 +76,17 @@ def greedy_correct(
         bool(np.array_equal(guess, answer))
         for guess, (_, answer) in zip(predicted, examples, strict=True)
     ]
-    open_ = [i for i, s in enumerate(samples) if not correct[i] and _has_other_answers(s)]
+    open_ = [
+        i
+        for i, s in enumerate(samples)
+        if not correct[i] and s.mode == "no_think" and has_other_answers(s)
+    ]
     if open_:
         limits = [len(examples[i][1]) + 8 for i in open_]
         texts = _decode(model, encoder, [examples[i][0] for i in open_], limits)
         for i, text in zip(open_, texts, strict=True):
             correct[i] = is_correct(samples[i], text)
     return correct
-
-
-def _has_other_answers(sample: Sample) -> bool:
-    return sample.mode == "no_think" and any(r["rule"] == "box_iou" for r in sample.rewards)
 
 
 def _predict(

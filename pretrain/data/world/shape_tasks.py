@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pretrain.data.answers import BOX_IOU, format_box
+from pretrain.data.answers import MIN_IOU, format_box
 from pretrain.data.sample import Sample
 from pretrain.data.world.canvas import GRID, SIZE
 from pretrain.data.world.shapes import COLORS, SHAPES, Thing, choose_things, draw_things
@@ -166,5 +166,5 @@ def grounding(rng: np.random.Generator, split: str) -> Sample:
         f"box of the {thing.color} {thing.shape}?",
         format_box(thing.box, SIZE, SIZE),
         image=image,
-        rule={"rule": "box_iou", "threshold": BOX_IOU},
+        rule={"rule": "box_iou", "threshold": MIN_IOU},
     )

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
+from pretrain.data.answers import MIN_IOU
 from pretrain.data.sample import Sample
 from pretrain.data.world.canvas import CELL
 from pretrain.data.world.shapes import COLORS, RADII, SHAPES, shape_mask
@@ -230,6 +231,6 @@ def grounding(rng: np.random.Generator, split: str) -> Sample:
         f"<|clip_time_start|>[{span}]<|clip_time_end|>",
         _film(rng, stays),
         alt=", ".join(words),
-        rule={"rule": "temporal_iou", "threshold": 0.5},
+        rule={"rule": "temporal_iou", "threshold": MIN_IOU},
         solution=f"from {seconds(asked.first)} to {seconds(asked.last + 1)}",
     )
