@@ -11,6 +11,7 @@ from pretrain.run.ray_cluster import ray_session
 from rl.config import RlConfig
 from rl.evaluate import KINDS, change
 from rl.figures import draw_overview, draw_samples
+from rl.reward_stages import REWARD_STAGES
 from rl.session import Session
 from rl.stages import STAGES, Run, heldout_samples, load_evaluation
 
@@ -25,11 +26,11 @@ def run_recipe(cfg: RlConfig) -> None:
     with (
         folder.exclusive(),
         ray_session(),
-        Session(cfg.engine, cfg.rewards, cfg.sampling) as session,
+        Session(cfg.engine, cfg.rewards, cfg.sampling, cfg.reward_model) as session,
     ):
         run = Run(cfg, folder, session, checkpoint)
         for name in cfg.stages:
-            STAGES[name](run)
+            (STAGES | REWARD_STAGES)[name](run)
     summary = folder.write_summary(_evaluation_summary(folder, cfg))
     if "evaluation" in summary:
         _show(summary)

@@ -18,6 +18,8 @@ from pretrain.keye_vl.prompt import PromptEncoder
 from pretrain.run.directory import read_json
 from pretrain.run.errors import KeyeError
 from rewards.config import RewardConfig
+from rewards.keye_rm.config import RewardModelConfig
+from rewards.keye_rm.model import KeyeRewardModel
 from rewards.pool import RewardPool
 from rl.rollouts import Rollouts
 from rollout.config import EngineConfig, SamplingConfig
@@ -28,9 +30,15 @@ class Session:
     """Engines and reward workers of one process; a context manager."""
 
     def __init__(
-        self, engine: EngineConfig, rewards: RewardConfig, sampling: SamplingConfig
+        self,
+        engine: EngineConfig,
+        rewards: RewardConfig,
+        sampling: SamplingConfig,
+        reward_model: RewardModelConfig | None = None,
     ) -> None:
         self.engine, self.reward_config, self.sampling = engine, rewards, sampling
+        self._reward_model_config = reward_model or RewardModelConfig()
+        self._reward_model: KeyeRewardModel | None = None
         self._engines: EnginePool | None = None
         self._architecture: dict[str, Any] = {}
         self._rewards: RewardPool | None = None
@@ -40,7 +48,10 @@ class Session:
         encoder = PromptEncoder(load_processor(checkpoint), self.engine.max_length)
         if self._rewards is None:
             self._rewards = RewardPool(self.reward_config)
-        return Rollouts(self._engines_with(checkpoint), encoder, self._rewards, self.sampling)
+        if self._reward_model is None and self._reward_model_config.checkpoint:
+            self._reward_model = KeyeRewardModel.open(self._reward_model_config)
+        engines = self._engines_with(checkpoint)
+        return Rollouts(engines, encoder, self._rewards, self.sampling, self._reward_model)
 
     def _engines_with(self, checkpoint: Path) -> EnginePool:
         architecture = read_json(checkpoint / "config.json")
@@ -73,6 +84,9 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.close_engines()
+        if self._reward_model is not None:
+            self._reward_model.close()
+            self._reward_model = None
         if self._rewards is not None:
             self._rewards.close()
             self._rewards = None

@@ -138,6 +138,7 @@ def gspo(
     """
     cfg = run.cfg
     source = run.policy()
+    opened = prompts or (lambda folder: open_prompts(cfg.data, folder))
 
     def body(stage: StageDir) -> dict[str, Any]:
         cfg.overlong.check(cfg.sampling.max_tokens)
@@ -150,7 +151,7 @@ def gspo(
                     Job(
                         cfg=cfg.gspo,
                         stage=stage,
-                        source=prompts(stage.path) if prompts else open_prompts(cfg.data, stage.path),
+                        source=opened(stage.path),
                         rollouts=rollouts,
                         hints=HintSampler(cfg.hints, stage.path / REJECTIONS),
                         learner=learner,

@@ -24,6 +24,7 @@ BUILTIN: dict[str, str] = {
     "constraints": "rewards.rules.constraints:constraints",
     "judge": "rewards.rules.judge:judge",
     "soft_constraints": "rewards.rules.judge:soft_constraints",
+    "keye_rm": "rewards.keye_rm.rules:keye_rm",
     "json_schema": "rewards.rules.structure:json_schema",
     "markdown": "rewards.rules.structure:markdown",
     "html": "rewards.rules.structure:html",

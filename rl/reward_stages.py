@@ -1,0 +1,97 @@
+"""The stages of `recipe=reward_model`: SFT, annealing, GSPO, and a measurement after each.
+
+Invariant: every checkpoint of the recipe holds the template it was trained on, so it can be served
+and evaluated by its path alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pretrain.run.directory import StageDir
+from rewards.keye_rm.evaluate import (
+    heldout_pairs,
+    judge_pairs,
+    prefer_longer,
+    save_records,
+    show,
+)
+from rewards.keye_rm.measures import report
+from rewards.keye_rm.model import KeyeRewardModel
+from rl.reward_training import JudgementExamples, JudgementPrompts, RewardSftConfig
+from rl.sft import run_sft
+from rl.stages import Run, gspo
+
+RECORDS = "pairs.jsonl"
+"""A row a held-out pair and mode, in a measuring stage's folder."""
+
+
+def reward_sft(run: Run) -> None:
+    """Preference pairs in both modes."""
+    _supervised(run, "reward_sft", run.cfg.reward_training.sft)
+
+
+def reward_anneal(run: Run) -> None:
+    """Pairs whose better response is the shorter one."""
+    _supervised(run, "reward_anneal", run.cfg.reward_training.anneal)
+
+
+def _supervised(run: Run, name: str, cfg: RewardSftConfig) -> None:
+    template = run.cfg.reward_training.template
+    source = run.policy()
+
+    def body(stage: StageDir) -> dict[str, Any]:
+        examples = JudgementExamples(cfg.pairs, template, stage.path)
+        return run_sft(source, examples, cfg.sft, stage, wandb=run.cfg.wandb)
+
+    run.stage(name, [cfg, template], body)
+    run.advance(name)
+    template.save(run.policy())
+
+
+def reward_gspo(run: Run) -> None:
+    """GSPO with the format and the outcome of judgements as rewards."""
+    cfg = run.cfg.reward_training
+
+    def prompts(folder: Path) -> JudgementPrompts:
+        return JudgementPrompts(cfg, folder)
+
+    gspo(run, "reward_gspo", prompts, [cfg.pairs, cfg.template, cfg.format_weight])
+    cfg.template.save(run.policy())
+
+
+def measured(name: str) -> Callable[[Run], None]:
+    """A stage that judges the held-out pairs with the newest policy."""
+
+    def stage(run: Run) -> None:
+        cfg = run.cfg.reward_training
+
+        def body(folder: StageDir) -> dict[str, Any]:
+            rollouts = run.session.rollouts(run.policy())
+            model = KeyeRewardModel(
+                rollouts.engines,
+                rollouts.encoder,
+                cfg.template,
+                max_tokens=run.cfg.sampling.max_tokens,
+            )
+            pairs = heldout_pairs(cfg.heldout, folder.path)
+            records = judge_pairs(model, pairs, cfg.heldout.modes)
+            save_records(folder.path / RECORDS, records)
+            return report(records, prefer_longer(cfg.heldout, pairs))
+
+        found = run.stage(name, [cfg.heldout, cfg.template, run.cfg.sampling], body)
+        show(found, name)
+
+    return stage
+
+
+REWARD_STAGES: dict[str, Callable[[Run], None]] = {
+    "reward_sft": reward_sft,
+    "reward_sft_measured": measured("reward_sft_measured"),
+    "reward_anneal": reward_anneal,
+    "reward_anneal_measured": measured("reward_anneal_measured"),
+    "reward_gspo": reward_gspo,
+    "reward_gspo_measured": measured("reward_gspo_measured"),
+}
