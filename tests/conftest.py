@@ -13,6 +13,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "offline")
 
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +36,92 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tiny") / "checkpoint"
     create_checkpoint(path, ModelConfig(), corpus(2000), seed=0)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny Qwen3 with the world's tokenizer: a policy that isn't ours."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    path = tmp_path_factory.mktemp("qwen3") / "checkpoint"
+    tokenizer = _plain_tokenizer(tiny_checkpoint)
+    tokenizer.save_pretrained(path)
+    torch.manual_seed(0)
+    config = Qwen3Config(vocab_size=len(tokenizer), tie_word_embeddings=True, **DECODER)
+    Qwen3ForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_llava(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny LLaVA: CLIP tower on 56×56 images (16 tokens), Llama decoder."""
+    import torch
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    path = tmp_path_factory.mktemp("llava") / "checkpoint"
+    tokenizer = _plain_tokenizer(tiny_checkpoint)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    side = {"height": 56, "width": 56}
+    LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size=side),
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=tokenizer.chat_template.replace(
+            "<|vision_start|><|image_pad|><|vision_end|>", "<image>"
+        ),
+    ).save_pretrained(path)
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=56,
+        patch_size=14,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=LlamaConfig(vocab_size=len(tokenizer), **DECODER),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+    )
+    LlavaForConditionalGeneration(config).save_pretrained(path)
+    return path
+
+
+DECODER = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+}
+"""Sizes of the other families' decoders."""
+
+
+def _plain_tokenizer(checkpoint: Path) -> Any:
+    """The world's tokenizer with its chat template, tied to no processor."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(checkpoint / "tokenizer.json"),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=(checkpoint / "chat_template.jinja").read_text(),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +182,45 @@ def engine_pool(ray_cluster: None, engine_config: Any, tiny_checkpoint: Path) ->
     pool = EnginePool(engine_config, str(tiny_checkpoint))
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="session")
+def served(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of `python -m rollout serve` with the tiny checkpoint; a minute on a quiet core."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = [f"checkpoint={tiny_checkpoint}", f"port={port}", "engine.kv_cache_mb=64"]
+    url = f"http://127.0.0.1:{port}/v1"
+    log = tmp_path_factory.mktemp("served") / "log.txt"
+    with open(log, "wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "rollout", "serve", *arguments],
+            cwd=Path(__file__).parents[1],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 600
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/models", timeout=10).close()
+                break
+            except OSError:
+                waiting = server.poll() is None and time.monotonic() < deadline
+                assert waiting, f"the server did not start:\n{log.read_text()[-3000:]}"
+                time.sleep(0.5)
+        yield url
+        assert server.poll() is None, f"the server has ended:\n{log.read_text()[-3000:]}"
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
 
 @pytest.fixture(scope="session")
