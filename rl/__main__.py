@@ -7,6 +7,7 @@ import sys
 from pretrain.run.command import Command, main
 from rl.config import RlConfig
 from rl.evaluate_command import EvaluateConfig, run_evaluate
+from rl.hints import HintsConfig, run_hints
 from rl.recipes import run_recipe
 
 COMMANDS = {
@@ -21,6 +22,12 @@ COMMANDS = {
         schema=EvaluateConfig,
         run=run_evaluate,
         help="held-out accuracy of a checkpoint: greedy, at temperature 1, per mode and task",
+    ),
+    "hints": Command(
+        config="hints",
+        schema=HintsConfig,
+        run=run_hints,
+        help="hints L1…L5 for a data file, written by a model and checked for leaks; resumable",
     ),
 }
 

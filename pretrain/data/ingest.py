@@ -65,6 +65,11 @@ class SampleFiles:
         file = self.files[number]
         return load_media(_sample(file, row), file.path.parent, self.config.media)
 
+    def unloaded(self, index: int) -> Sample:
+        """Good row `index` as its file has it: media stay paths, data URIs or bytes."""
+        number, row = self._good[index]
+        return _sample(self.files[number], row)
+
     def reject(self, index: int, reason: str) -> None:
         """Quarantine a row that turned out to be bad when it was used; check the share."""
         number, row = self._good[index]

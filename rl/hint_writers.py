@@ -1,0 +1,158 @@
+"""Who writes hints: a model behind an OpenAI-compatible endpoint, or a checkpoint in engines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from pretrain.data.sample import media_to_row
+from pretrain.keye_vl.checkpoint import load_processor
+from pretrain.keye_vl.prompt import EncodedPrompt, PromptEncoder
+from pretrain.run.errors import KeyeError
+from rewards.judge.client import Endpoint, JudgeClient, JudgeError
+from rollout.config import EngineConfig, SamplingConfig
+from rollout.engines import EnginePool
+
+Messages = list[dict[str, Any]]
+
+
+class WriterFailure(Exception):
+    """No text for one request; the message says why."""
+
+
+class Writer(Protocol):
+    """Answers chat messages."""
+
+    def write(
+        self, requests: Sequence[Messages], seeds: Sequence[int]
+    ) -> list[str | WriterFailure]:
+        """A text, or why there is none, for each request."""
+
+    def __enter__(self) -> Self:
+        """Start."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End."""
+
+
+class EndpointWriter:
+    """A model behind `URL/chat/completions`; images travel as data URIs."""
+
+    def __init__(self, endpoint: Endpoint, sampling: SamplingConfig) -> None:
+        self.client = JudgeClient(endpoint)
+        self.sampling = sampling
+
+    def write(
+        self, requests: Sequence[Messages], seeds: Sequence[int]
+    ) -> list[str | WriterFailure]:
+        """All requests at once, at most `endpoint.concurrency` in flight."""
+
+        async def ask(messages: Messages, seed: int) -> str | WriterFailure:
+            body = {
+                "messages": [_openai(message) for message in messages],
+                "temperature": self.sampling.temperature,
+                "top_p": self.sampling.top_p,
+                "max_tokens": self.sampling.max_tokens,
+                "seed": seed % 2**31,
+            }
+            try:
+                return (await self.client.complete(body)).text
+            except JudgeError as error:
+                return WriterFailure(str(error))
+
+        async def ask_all() -> list[str | WriterFailure]:
+            return await asyncio.gather(*map(ask, requests, seeds))
+
+        return asyncio.run(ask_all())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        return None
+
+
+class EngineWriter:
+    """A checkpoint in engines of our own, which end with it.
+
+    Args:
+        engines: running engines.
+        encoder: its maximum length leaves room for the reply.
+        sampling: how hints are drawn.
+    """
+
+    def __init__(
+        self, engines: EnginePool, encoder: PromptEncoder, sampling: SamplingConfig
+    ) -> None:
+        self.engines, self.encoder, self.sampling = engines, encoder, sampling
+
+    @classmethod
+    def start(cls, checkpoint: Path, engine: EngineConfig, sampling: SamplingConfig) -> Self:
+        """Start engines with `checkpoint`; needs a Ray session."""
+        longest = engine.max_length - sampling.max_tokens
+        if longest < 1:
+            raise KeyeError(
+                f"engine.max_length={engine.max_length} leaves no room for a prompt beside "
+                f"sampling.max_tokens={sampling.max_tokens}; raise the one or lower the other"
+            )
+        encoder = PromptEncoder(load_processor(checkpoint), longest)
+        return cls(EnginePool(engine, str(checkpoint)), encoder, sampling)
+
+    def write(
+        self, requests: Sequence[Messages], seeds: Sequence[int]
+    ) -> list[str | WriterFailure]:
+        """One response to each request; a prompt that is too long fails alone."""
+        results: list[str | WriterFailure] = []
+        prompts: dict[int, EncodedPrompt] = {}
+        for index, messages in enumerate(requests):
+            results.append(WriterFailure(""))
+            try:
+                prompts[index] = self.encoder.encode(messages, f"request {index}")
+            except KeyeError as error:
+                results[index] = WriterFailure(str(error))
+        if not prompts:
+            return results
+        groups = self.engines.generate(
+            list(prompts.values()), self.sampling, seeds=[seeds[index] for index in prompts]
+        )
+        for index, group in zip(prompts, groups, strict=True):
+            ids = group[0].response_ids.tolist()
+            results[index] = self.encoder.tokenizer.decode(ids, skip_special_tokens=True)
+        return results
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.engines.close()
+
+
+def _openai(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with loaded media in the form of OpenAI's interface."""
+    if isinstance(message["content"], str):
+        return message
+    parts: list[dict[str, Any]] = []
+    for part in message["content"]:
+        kind = part["type"]
+        if kind == "text":
+            parts.append(part)
+            continue
+        value = part[kind]
+        if kind == "video" and isinstance(value, str) and not value.startswith("data:"):
+            value = Path(value).read_bytes()
+        url = media_to_row(value)
+        if not isinstance(url, str):  # a list of frames: endpoints take them as images
+            parts += [{"type": "image_url", "image_url": {"url": frame}} for frame in url]
+            continue
+        if url.startswith("data:;"):
+            url = f"data:{kind}/{'mp4' if kind == 'video' else 'png'}{url[5:]}"
+        parts.append({"type": f"{kind}_url", f"{kind}_url": {"url": url}})
+    return {"role": message["role"], "content": parts}

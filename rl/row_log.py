@@ -1,0 +1,61 @@
+"""A JSONL file that grows row by row and can be gone on with after a kill.
+
+Invariant: a row is in the file completely or not at all, and no id is in it twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pretrain.run.directory import disk_guard
+from pretrain.run.errors import KeyeError
+
+
+class RowLog:
+    """Rows with an `id` each.
+
+    Args:
+        path: the file; made with its folder if it is absent. A last line that a kill has cut off is
+            removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with disk_guard(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab+") as file:
+                file.seek(0)
+                content = file.read()
+                file.truncate(content.rfind(b"\n") + 1)
+        self.ids: set[str] = {row["id"] for row in self.rows()}
+        """Ids of the rows that are in the file."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, in the order in which they were written."""
+        rows = []
+        with open(self.path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = json.loads(line)
+                    row["id"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise KeyeError(
+                        f"{self.path}:{number} is no row with an id ({error!r}). Mend or remove "
+                        "that line; the command then does what is missing."
+                    ) from error
+                rows.append(row)
+        return rows
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write rows and bring them to the disk."""
+        rows = list(rows)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        with disk_guard(self.path), open(self.path, "a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        self.ids |= {row["id"] for row in rows}
