@@ -93,9 +93,13 @@ def arm(args: argparse.Namespace, seed: int, name: str, checkpoint: Path) -> Run
 
 
 def run(*overrides: str) -> None:
-    """One recipe in think mode."""
-    modes = ["data.modes.auto_think=0", f"evaluation.modes=[{MODE}]"]
-    run_recipe(compose("rl", RlConfig, ["recipe=quickstart", *modes, *overrides]))
+    """One recipe in think mode, measured on the digits."""
+    chosen = [
+        "data.modes.auto_think=0",
+        f"evaluation.modes=[{MODE}]",
+        "evaluation.tasks={video/order: 0}",
+    ]
+    run_recipe(compose("rl", RlConfig, ["recipe=quickstart", *chosen, *overrides]))
 
 
 def over_seeds(before: list[Evaluation], after: list[Evaluation], kind: str) -> Estimate:
