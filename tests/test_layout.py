@@ -180,7 +180,9 @@ def test_entry_points_name_functions_that_exist():
             module, _, function = target.partition(":")
             source = (ROOT / (module.replace(".", "/") + ".py")).read_text()
             defined = {
-                node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)
+                node.name
+                for node in ast.parse(source).body
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
             }
             assert function in defined, target
 
