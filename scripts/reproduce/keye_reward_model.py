@@ -1,11 +1,10 @@
 """How good does a tiny reward model get, how biased is it, and what does it take?
 
-For each seed `recipe=reward_model`: SFT → annealing on shorter-is-better pairs → GSPO, measured after
-each
-on the same held-out pairs. Then, for each number of SFT steps in `--curve` (no example is seen
-twice, so steps × batch size is the size of the data) and each base, SFT alone. Writes
-`results/reward_model.json` and `reward_model.png`. Run it again after an interruption: what is
-finished is kept.
+For each seed `recipe=reward_model`: SFT → annealing on shorter-is-better pairs → GSPO, each
+measured on the same held-out pairs. Then, for each number of SFT steps in `--curve` and each base,
+SFT alone (no example is seen twice: steps × batch size is the size of the data). Writes
+`results/reward_model.json` and `.png`. Run it again after an interruption: what is finished is
+kept.
 """
 
 from __future__ import annotations
