@@ -13,6 +13,7 @@ from rewards.config import RewardConfig
 from rewards.keye_rm.config import RewardModelConfig
 from rl.dynamic import DynamicConfig
 from rl.evaluate import EvaluationConfig
+from rl.iterated_config import IteratedConfig
 from rl.learner import LearnerConfig
 from rl.overlong import OverlongConfig
 from rl.reward_training import RewardTrainingConfig
@@ -26,6 +27,7 @@ RL_STAGES = (
     "evaluate_before",
     "gspo",
     "evaluate_after",
+    "iterate",
     "reward_sft",
     "reward_sft_measured",
     "reward_anneal",
@@ -106,8 +108,9 @@ class RlConfig:
     run: str = "rl"
     """Name of the run: results go to runs/NAME, and a finished stage isn't run again."""
     stages: list[str] = field(default_factory=lambda: ["evaluate_before", "gspo", "evaluate_after"])
-    """Stages in order, out of pretrain, cold_start, evaluate_before, gspo, evaluate_after, and
-    those of the reward model: reward_sft, reward_anneal, reward_gspo, each also `…_measured`."""
+    """Stages in order, out of pretrain, cold_start, evaluate_before, gspo, evaluate_after, iterate,
+    and those of the reward model: reward_sft, reward_anneal, reward_gspo, each also
+    `…_measured`."""
     checkpoint: str = ""
     """Policy to start from when the run makes none itself: a Hugging Face directory."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -118,6 +121,10 @@ class RlConfig:
     """The supervised stage before RL."""
     gspo: GspoConfig = field(default_factory=GspoConfig)
     """The RL loop."""
+    rounds: int = 1
+    """Rounds of stage `iterate` after its first cold start and GSPO; more can be added later."""
+    iterated: IteratedConfig = field(default_factory=IteratedConfig)
+    """What such a round does beside cold start and GSPO."""
     hints: HintConfig = field(default_factory=HintConfig)
     """Progressive hints for prompts that no response solves."""
     dynamic: DynamicConfig = field(default_factory=DynamicConfig)
@@ -145,3 +152,5 @@ class RlConfig:
         unknown = [name for name in self.stages if name not in RL_STAGES]
         if unknown:
             raise ConfigError(f"stages: {unknown[0]!r} is not one of {', '.join(RL_STAGES)}")
+        if self.rounds < 0:
+            raise ConfigError(f"rounds={self.rounds} must not be below 0")

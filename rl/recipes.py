@@ -11,12 +11,15 @@ from pretrain.run.ray_cluster import ray_session
 from rl.config import RlConfig
 from rl.evaluate import KINDS, change
 from rl.figures import draw_overview, draw_samples
+from rl.iterated import iterate
 from rl.reward_stages import REWARD_STAGES
 from rl.session import Session
 from rl.stages import STAGES, Run, heldout_samples, load_evaluation
 
 RUNS = Path("runs")
 """Parent of all run directories, relative to where the command is given."""
+ALL_STAGES = STAGES | REWARD_STAGES | {"iterate": iterate}
+"""Every stage that `stages` may name."""
 
 
 def run_recipe(cfg: RlConfig) -> None:
@@ -30,7 +33,7 @@ def run_recipe(cfg: RlConfig) -> None:
     ):
         run = Run(cfg, folder, session, checkpoint)
         for name in cfg.stages:
-            (STAGES | REWARD_STAGES)[name](run)
+            ALL_STAGES[name](run)
     summary = folder.write_summary(_evaluation_summary(folder, cfg))
     if "evaluation" in summary:
         _show(summary)

@@ -16,7 +16,7 @@ import numpy as np
 
 from pretrain.data.render import render
 from pretrain.data.sample import Sample
-from pretrain.keye_vl.prompt import PromptEncoder
+from pretrain.policy.encoder import Encoder
 from rewards.keye_rm.model import KeyeRewardModel
 from rewards.keye_rm.reward import score_groups
 from rewards.pool import RewardPool
@@ -41,7 +41,7 @@ class Rollouts:
     def __init__(
         self,
         engines: EnginePool,
-        encoder: PromptEncoder,
+        encoder: Encoder,
         rewards: RewardPool,
         sampling: SamplingConfig,
         reward_model: KeyeRewardModel | None = None,
@@ -95,7 +95,7 @@ class Rollouts:
         )
         generated = time.perf_counter()
         texts = [[self.decode(t) for t in group] for group in trajectories]
-        scores = self._score(samples, texts)
+        scores = self.score(samples, texts)
         self.seconds["encode"] += encoded - started
         self.seconds["generate"] += generated - encoded
         self.seconds["reward"] += time.perf_counter() - generated
@@ -111,7 +111,8 @@ class Rollouts:
             ids = ids[:-1]
         return self.encoder.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
 
-    def _score(self, samples: Sequence[Sample], texts: Sequence[Sequence[str]]) -> list[list[Any]]:
+    def score(self, samples: Sequence[Sample], texts: Sequence[Sequence[str]]) -> list[list[Any]]:
+        """A `Score` for each text; `texts[i]` are responses to sample i, judged as one group."""
         if self.reward_model is not None:
             return score_groups(samples, texts, self.rewards, self.reward_model)
         rows = [sample.to_row(media=False) for sample in samples]
