@@ -14,7 +14,6 @@ from pretrain.run.directory import StageDir
 from rewards.keye_rm.evaluate import (
     heldout_pairs,
     judge_pairs,
-    prefer_longer,
     save_records,
     show,
 )
@@ -79,7 +78,7 @@ def measured(name: str) -> Callable[[Run], None]:
             pairs = heldout_pairs(cfg.heldout, folder.path)
             records = judge_pairs(model, pairs, cfg.heldout.modes)
             save_records(folder.path / RECORDS, records)
-            return report(records, prefer_longer(cfg.heldout, pairs))
+            return report(records)
 
         found = run.stage(name, [cfg.heldout, cfg.template, run.cfg.sampling], body)
         show(found, name)

@@ -48,7 +48,7 @@ def run(config: EvaluateRewardModelConfig) -> int:
             records = evaluate.judge_pairs(model, pairs, config.heldout.modes)
         finally:
             model.close()
-    found = report(records, evaluate.prefer_longer(config.heldout, pairs))
+    found = report(records)
     evaluate.save_records(out / "pairs.jsonl", records)
     atomic_write(out / "evaluation.json", json.dumps(found, indent=2) + "\n")
     evaluate.show(found, str(checkpoint))

@@ -15,7 +15,6 @@ from rewards.keye_rm.files import FilePairs, open_pairs
 from rewards.keye_rm.measures import Record
 from rewards.keye_rm.model import Comparison, KeyeRewardModel, Preference
 from rewards.keye_rm.pairs import PreferencePair
-from rewards.keye_rm.world_pairs import WorldPairs
 
 
 def heldout_pairs(config: HeldoutPairsConfig, folder: Path) -> list[PreferencePair]:
@@ -23,22 +22,6 @@ def heldout_pairs(config: HeldoutPairsConfig, folder: Path) -> list[PreferencePa
     source = open_pairs(config, config.world, folder, "test")
     count = min(len(source), config.pairs) if isinstance(source, FilePairs) else config.pairs
     return [source[index] for index in range(count)]
-
-
-def prefer_longer(
-    config: HeldoutPairsConfig, heldout: list[PreferencePair], sample: int = 400
-) -> bool:
-    """Which length the training pairs favour: what a length-only judge would have learnt.
-
-    Of files it is told by the held-out pairs themselves, to the baseline's advantage.
-    """
-    if config.files:
-        pairs = heldout
-    else:
-        training = WorldPairs(config.world, "train")
-        pairs = [training[index] for index in range(sample)]
-    longer = sum(pair.longer_is_better for pair in pairs)
-    return longer > sum(pair.shorter_is_better for pair in pairs)
 
 
 def judge_pairs(

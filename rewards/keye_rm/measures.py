@@ -106,17 +106,20 @@ def agreement(first: Sequence[Record], second: Sequence[Record]) -> Leaf:
     return share([is_right(a) == is_right(b) for a, b in both])
 
 
-def baselines(records: Sequence[Record], prefer_longer: bool) -> dict[str, Leaf]:
-    """What needs no model: `length` always takes the longer (or shorter) response, equal lengths
-    by a coin; `majority` always names the same position, in an order drawn by a coin.
+def baselines(records: Sequence[Record]) -> dict[str, Leaf]:
+    """What needs no model: `length` always takes the longer, or always the shorter response, equal
+    lengths by a coin; `majority` always names the same position, in an order drawn by a coin.
 
-    `prefer_longer` is what the training pairs say, not these. A coin counts as half a hit.
+    Each takes the side that is better on these very pairs: no such judge can do better. A coin
+    counts as half a hit.
     """
-    side = "longer" if prefer_longer else "shorter"
-    length = [
-        0.5 if not (record["longer"] or record["shorter"]) else float(record[side])
-        for record in records
-    ]
+    length = max(
+        (
+            [float(r[side]) if r["longer"] or r["shorter"] else 0.5 for r in records]
+            for side in ("longer", "shorter")
+        ),
+        key=sum,
+    )
     drawn = np.random.default_rng(0).integers(0, 2, len(records))
     hits = int(max(drawn.sum(), len(records) - drawn.sum()))
     return {
@@ -125,12 +128,12 @@ def baselines(records: Sequence[Record], prefer_longer: bool) -> dict[str, Leaf]
     }
 
 
-def report(records: Sequence[Record], prefer_longer: bool) -> dict[str, Any]:
+def report(records: Sequence[Record]) -> dict[str, Any]:
     """Everything: a table a mode, agreement of the modes, and the baselines."""
     modes = list(dict.fromkeys(record["mode"] for record in records))
     by_mode = {mode: [r for r in records if r["mode"] == mode] for mode in modes}
     result: dict[str, Any] = {"modes": {mode: mode_table(own) for mode, own in by_mode.items()}}
     if {"think", "no_think"} <= by_mode.keys():
         result["agreement"] = agreement(by_mode["think"], by_mode["no_think"])
-    result["baselines"] = baselines(by_mode[modes[0]], prefer_longer)
+    result["baselines"] = baselines(by_mode[modes[0]])
     return result

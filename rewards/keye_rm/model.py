@@ -12,9 +12,7 @@ import numpy as np
 
 from pretrain.data.render import render
 from pretrain.data.sample import Sample
-from pretrain.keye_vl.checkpoint import load_processor
-from pretrain.keye_vl.prompt import PromptEncoder
-from pretrain.policy.encoder import Encoder
+from pretrain.policy.encoder import Encoder, open_encoder
 from pretrain.run.errors import KeyeError
 from rewards.keye_rm.config import RewardModelConfig
 from rewards.keye_rm.pairs import question
@@ -88,7 +86,7 @@ class KeyeRewardModel:
         if not config.checkpoint:
             raise KeyeError("no reward model: give reward_model.checkpoint=DIRECTORY")
         checkpoint = Path(config.checkpoint)
-        encoder = PromptEncoder(load_processor(checkpoint), config.engine.max_length)
+        encoder = open_encoder(checkpoint, config.engine.max_length)
         return cls(
             EnginePool(config.engine, config.checkpoint),
             encoder,

@@ -80,17 +80,18 @@ def test_agreement_counts_pairs_that_both_could_judge():
 
 
 def test_baselines_need_no_model():
-    found = baselines(RECORDS, prefer_longer=True)
-    assert found["length"]["value"] == pytest.approx((1 + 1 + 0 + 0 + 0.5 + 0) / 6)
-    assert baselines(RECORDS, prefer_longer=False)["length"]["value"] == pytest.approx(3.5 / 6)
+    """Three of the better responses are shorter, two longer, one equal: at best 3.5 of 6."""
+    found = baselines(RECORDS)
+    assert found["length"]["value"] == pytest.approx(3.5 / 6)
+    assert baselines(RECORDS[:3])["length"]["value"] == pytest.approx(2 / 3)
     assert 0.5 <= found["majority"]["value"] < 1 and found["majority"]["n"] == 6
 
 
 def test_the_report_puts_the_modes_beside_each_other():
     short = [record(k, 0.9, [True, True], mode="no_think") for k in range(6)]
-    found = report(RECORDS + short, prefer_longer=True)
+    found = report(RECORDS + short)
     assert list(found["modes"]) == ["think", "no_think"]
     assert found["modes"]["no_think"]["accuracy"]["value"] == 1.0
     assert found["agreement"]["n"] == 5 and found["agreement"]["value"] == pytest.approx(3 / 5)
     assert "length_bias" not in found["modes"]["no_think"]
-    assert "agreement" not in report(RECORDS, prefer_longer=True)
+    assert "agreement" not in report(RECORDS)

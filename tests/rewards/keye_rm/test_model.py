@@ -200,7 +200,7 @@ def test_an_evaluation_judges_every_pair_in_both_modes(model, tmp_path):
     assert [pair.id for pair in pairs] == [WorldPairs(world, "test")[k].id for k in range(10)]
     records = judge_pairs(model, pairs, config.modes)
     assert [r["mode"] for r in records] == ["think"] * 10 + ["no_think"] * 10
-    found = report(records, prefer_longer=False)
+    found = report(records)
     short = found["modes"]["no_think"]
     assert short["tokens"]["value"] == 2.0 and short["malformed"]["value"] == 0.0
     assert found["modes"]["think"]["tokens"]["value"] > 15
