@@ -172,6 +172,7 @@ def _gspo_identity(cfg: RlConfig) -> list[Any]:
     hints = cfg.hints if cfg.hints.max_level else {"max_level": 0}
     parts = [cfg.gspo, cfg.data, hints, cfg.learner, cfg.sampling]
     parts += [{"dynamic": cfg.dynamic}] if cfg.dynamic.on else []
+    parts += [{"reward_model": cfg.reward_model}] if cfg.reward_model.checkpoint else []
     return parts + ([{"overlong": cfg.overlong}] if cfg.overlong.buffer else [])
 
 
