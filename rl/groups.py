@@ -74,12 +74,23 @@ def reasons(response: str) -> bool:
     return opened and bool(closed) and bool(thought.replace("<think>", "").strip())
 
 
+def accepted(group: Group) -> np.ndarray:
+    """bool `[G]`: correct, and with the highest reward among the group's correct responses.
+
+    The second half counts the rewards that verify nothing, like the format's: without it the
+    policy would be trained to leave its reasoning out wherever it guesses right.
+    """
+    usable = group.correct & ~np.isnan(group.rewards)
+    rewards = np.where(usable, group.rewards, -np.inf)
+    return usable & (rewards >= rewards.max(initial=-np.inf) - 1e-6)
+
+
 def to_training(
     groups: Sequence[Group], algorithm: str = "gspo"
 ) -> tuple[list[TrainingSequence], dict[str, float]]:
     """Advantages of every group, and the sequences worth an update.
 
-    `algorithm=rejection_sampling` trains on the correct responses alone, each with advantage 1.
+    `algorithm=rejection_sampling` trains on `accepted` responses alone, each with advantage 1.
 
     Groups without spread (all right, all wrong) have advantage 0 everywhere and are dropped: they
     would cost a forward and a backward pass and give no gradient.
@@ -93,7 +104,7 @@ def to_training(
         rewards = torch.from_numpy(group.rewards)
         failed += int(rewards.isnan().sum())
         if algorithm == "rejection_sampling":
-            advantages = np.where(group.correct, 1.0, np.nan)
+            advantages = np.where(accepted(group), 1.0, np.nan)
         else:
             advantages = group_advantages(rewards, len(rewards)).numpy()
         usable = ~np.isnan(advantages)

@@ -5,7 +5,8 @@ From one pre-trained checkpoint, for each seed: a cold start (its own data), the
 * `gspo`: the method;
 * `rejection_sampling`: the control with the same information and compute — the same number of
   prompts, responses and optimiser steps at the same learning rate, but maximum likelihood of the
-  correct responses;
+  correct responses (of each group's correct ones, those of the highest reward, so that the format
+  counts here too);
 * `sft`: more supervised steps on the generator's perfect traces. It knows the right reasoning,
   which the other two don't: a ceiling, not a control.
 

@@ -8,7 +8,7 @@ import pytest
 from pretrain.data.sample import Sample
 from pretrain.keye_vl.prompt import EncodedPrompt
 from rewards.result import RewardResult, Score
-from rl.groups import Group, reasons, to_training
+from rl.groups import Group, accepted, reasons, to_training
 from rl.tables import COLUMNS, sample_table
 from rollout.trajectory import Trajectory
 
@@ -81,6 +81,16 @@ def test_rejection_sampling_trains_on_correct_responses_alone():
     assert [s.group_id for s in sequences] == [0, 0, 1, 1, 1, 1]
     assert {s.advantage for s in sequences} == {1.0}
     assert metrics["reward/failed_responses"] == 1
+
+
+def test_rejection_sampling_accepts_the_best_of_the_correct_ones():
+    group = make_group([1, 1, 0, 1])
+    for row, total in enumerate([1.0, 1.1, 0.1, 1.1]):  # the first lacks the format's tenth
+        group.scores[row].total = total
+    assert accepted(group).tolist() == [False, True, False, True]
+    group.scores[1].total = None
+    assert accepted(group).tolist() == [False, False, False, True]
+    assert not accepted(make_group([0, 0])).any()
 
 
 def test_hint_levels_reach_the_learner():
