@@ -15,6 +15,7 @@ from rl.dynamic import DynamicConfig
 from rl.evaluate import EvaluationConfig
 from rl.iterated_config import IteratedConfig
 from rl.learner import LearnerConfig
+from rl.mpo_config import MpoConfig
 from rl.overlong import OverlongConfig
 from rl.reward_training import RewardTrainingConfig
 from rl.sft import SftConfig
@@ -28,6 +29,7 @@ RL_STAGES = (
     "gspo",
     "evaluate_after",
     "iterate",
+    "mpo",
     "reward_sft",
     "reward_sft_measured",
     "reward_anneal",
@@ -109,7 +111,7 @@ class RlConfig:
     """Name of the run: results go to runs/NAME, and a finished stage isn't run again."""
     stages: list[str] = field(default_factory=lambda: ["evaluate_before", "gspo", "evaluate_after"])
     """Stages in order, out of pretrain, cold_start, evaluate_before, gspo, evaluate_after, iterate,
-    and those of the reward model: reward_sft, reward_anneal, reward_gspo, each also
+    mpo, and those of the reward model: reward_sft, reward_anneal, reward_gspo, each also
     `…_measured`."""
     checkpoint: str = ""
     """Policy to start from when the run makes none itself: a Hugging Face directory."""
@@ -125,6 +127,8 @@ class RlConfig:
     """Rounds of stage `iterate` after its first cold start and GSPO; more can be added later."""
     iterated: IteratedConfig = field(default_factory=IteratedConfig)
     """What such a round does beside cold start and GSPO."""
+    mpo: MpoConfig = field(default_factory=MpoConfig)
+    """Mixed preference optimisation on pairs of the policy's own responses (stage `mpo`)."""
     hints: HintConfig = field(default_factory=HintConfig)
     """Progressive hints for prompts that no response solves."""
     dynamic: DynamicConfig = field(default_factory=DynamicConfig)

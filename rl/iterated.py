@@ -100,7 +100,7 @@ def _rejection(run: Run, number: int, rows: str) -> str:
             policy=f"{policy} {run.folder.stage(policy).summary()['hash']}",
         )
 
-    how = [cfg.samples, cfg.margin, cfg.seed, run.cfg.sampling, run.cfg.rewards]
+    how = [cfg.samples, cfg.margin, cfg.seed, run.cfg.sampling, *reward_identity(run)]
     _stage(run, name, how, [rows, policy], body)
     return name
 
@@ -137,12 +137,19 @@ def _filtered_gspo(run: Run, number: int) -> None:
         )
 
     how = [cfg.prompts, cfg.filter_samples, cfg.seed, run.cfg.data, run.cfg.sampling]
+    how += reward_identity(run)
     _stage(run, name, how, [run.made_by], body)
 
     def prompts(stage: Path) -> ChosenPrompts:
         return ChosenPrompts.kept(_prompts(run, stage)[0], folder, run.cfg.data.seed)
 
     gspo(run, f"round{number}/gspo", prompts, run.folder.stage(name).summary()["hash"])
+
+
+def reward_identity(run: Run) -> list[Any]:
+    """What of the rewards' settings decides a total: not how many workers compute it."""
+    rewards = run.cfg.rewards
+    return [rewards.normalise, rewards.clip, rewards.routes, run.cfg.reward_model.checkpoint]
 
 
 def _source(run: Run) -> SampleSource:
@@ -152,14 +159,24 @@ def _source(run: Run) -> SampleSource:
 
 
 def _prompts(run: Run, folder: Path) -> tuple[SampleSource, int]:
-    """The RL data by index, and how many prompts of them are looked at."""
+    return indexed_prompts(run, folder, run.cfg.iterated.prompts, "iterated.prompts")
+
+
+def indexed_prompts(run: Run, folder: Path, wanted: int, key: str) -> tuple[SampleSource, int]:
+    """The RL data by index, and how many of its prompts are looked at.
+
+    Args:
+        run: its `data` say where prompts come from.
+        folder: bad rows of files are copied to quarantine.jsonl there.
+        wanted: prompts to look at; 0 means all rows of the files.
+        key: the setting that `wanted` comes from, for the error.
+    """
     stream = open_prompts(run.cfg.data, folder)
-    wanted = run.cfg.iterated.prompts
     if isinstance(stream, WorldStream):
         if not wanted:
             raise ConfigError(
-                "iterated.prompts=0 takes all rows of data.files, but the tiny world has no end; "
-                "set it to a number of prompts"
+                f"{key}=0 takes all rows of data.files, but the tiny world has no end; set it to "
+                "a number of prompts"
             )
         return stream, wanted
     data: SampleFiles = stream.data  # type: ignore[attr-defined]

@@ -12,13 +12,14 @@ from rl.config import RlConfig
 from rl.evaluate import KINDS, change
 from rl.figures import draw_overview, draw_samples
 from rl.iterated import iterate
+from rl.mpo import mpo
 from rl.reward_stages import REWARD_STAGES
 from rl.session import Session
 from rl.stages import STAGES, Run, heldout_samples, load_evaluation
 
 RUNS = Path("runs")
 """Parent of all run directories, relative to where the command is given."""
-ALL_STAGES = STAGES | REWARD_STAGES | {"iterate": iterate}
+ALL_STAGES = STAGES | REWARD_STAGES | {"iterate": iterate, "mpo": mpo}
 """Every stage that `stages` may name."""
 
 
@@ -87,9 +88,10 @@ def _leaf(leaf: dict[str, Any]) -> str:
 
 
 def _draw(folder: RunDir, cfg: RlConfig, summary: dict[str, Any]) -> None:
-    metrics = folder.stage("gspo").metrics_file
-    picture = draw_overview(summary, metrics, folder.path / "overview.png")
-    say(f"picture: {picture}")
+    if "gspo" in cfg.stages:
+        metrics = folder.stage("gspo").metrics_file
+        picture = draw_overview(summary, metrics, folder.path / "overview.png")
+        say(f"picture: {picture}")
     samples = heldout_samples(cfg.evaluation, folder.path)[:8]
     before, after = (load_evaluation(folder, f"evaluate_{when}") for when in ("before", "after"))
     mode = "auto_think" if "auto_think" in cfg.evaluation.modes else cfg.evaluation.modes[0]
