@@ -161,10 +161,11 @@ class KeyeVL1_5ImageProcessor(BaseImageProcessor):
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Patches of a list of images (Hugging Face's interface)."""
+        """Patches of a list of images, or of one list a prompt (Hugging Face's interface)."""
         del kwargs
         listed = list(images) if isinstance(images, list | tuple) else [images]
-        encoded = [self.encode_image(image) for image in listed]
+        rows = [item if isinstance(item, list | tuple) else [item] for item in listed]
+        encoded = [self.encode_image(image) for row in rows for image in row]
         data = {
             "pixel_values": np.concatenate([patches for patches, _ in encoded]),
             "image_grid_thw": np.array([grid for _, grid in encoded], dtype=np.int64),

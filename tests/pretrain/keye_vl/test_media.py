@@ -103,6 +103,14 @@ def test_every_kind_of_image_gives_the_same_patches(processor):
     assert np.array_equal(to_rgb(np.dstack([image, image[..., :1]])), image)
 
 
+def test_one_list_of_images_a_prompt_is_the_flat_list(processor):
+    images = [array(84, 84), array(56, 112, 1), array(70, 50, 2)]
+    flat = processor.image_processor.preprocess(images)
+    nested = processor.image_processor.preprocess([images[:1], images[1:]])
+    assert nested["image_grid_thw"].tolist() == flat["image_grid_thw"].tolist()
+    assert np.array_equal(nested["pixel_values"], flat["pixel_values"])
+
+
 @pytest.mark.parametrize(
     ("image", "words"),
     [
