@@ -34,6 +34,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.video import VIDEO_LOADER_REGISTRY, VideoLoader
 
+from pretrain.run.errors import KeyeError
 from rollout.vllm_plugin import VIDEO_BACKEND
 
 PER_VIDEO = ("frame_types", "timestamps")
@@ -114,7 +115,12 @@ class KeyeMediaProcessor(KeyeVL1_5MultiModalProcessor):
     def _call_hf_processor(
         self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]
     ) -> BatchFeature:
-        data, kwargs = dict(hf_data), dict(hf_kwargs)
+        try:
+            return self._processed(dict(hf_data), dict(hf_kwargs))
+        except KeyeError as error:  # vLLM's server answers a ValueError with 400, others with 500
+            raise ValueError(str(error)) from error
+
+    def _processed(self, data: dict[str, Any], kwargs: dict[str, Any]) -> BatchFeature:
         videos: Sequence[tuple[np.ndarray, dict]] = data.get("videos") or []  # type: ignore[assignment]
         if not videos:
             return super()._call_hf_processor(data, kwargs)

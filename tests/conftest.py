@@ -171,7 +171,9 @@ def engine_config() -> Any:
     """Settings of the shared engines: small caches; patient, since test machines are busy."""
     from rollout.config import EngineConfig
 
-    return EngineConfig(max_sequences=64, kv_cache_mb=128, hang_seconds=60.0, cpus=0.1)
+    return EngineConfig(
+        max_sequences=64, kv_cache_mb=128, hang_seconds=60.0, cpus=0.1, start_seconds=900.0
+    )
 
 
 @pytest.fixture(scope="session")
@@ -202,7 +204,7 @@ def served(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> I
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 1200
         while True:
             try:
                 urllib.request.urlopen(f"{url}/models", timeout=10).close()

@@ -119,7 +119,8 @@ def request(
             {"role": "user", "content": "\n\n".join(parts)},
         ],
         "temperature": 0.0,
-        "max_tokens": reason_length + 40,
+        # A character takes up to four byte tokens; the schema, not this bound, ends the answer.
+        "max_tokens": 4 * reason_length + 64,
         "response_format": {
             "type": "json_schema",
             "json_schema": {"name": "judgement", "schema": schema, "strict": True},
@@ -129,7 +130,8 @@ def request(
 
 def parse(text: str) -> tuple[float, str]:
     """(value in 0…1, reason) of a judge's answer; ValueError if it is not what was asked for."""
-    judgement = json.loads(text)
+    # vLLM's grammar for strings of bounded length lets raw control characters through.
+    judgement = json.loads(text, strict=False)
     if not isinstance(judgement, dict) or set(judgement) != {"reason", "score"}:
         raise ValueError("not an object with reason and score")
     score = judgement["score"]

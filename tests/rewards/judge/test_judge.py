@@ -1,14 +1,8 @@
 """The judge against a served tiny checkpoint: real requests, real structured output."""
 
 import asyncio
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +11,6 @@ from rewards.judge import templates
 from rewards.judge.client import Endpoint, JudgeClient, JudgeError
 from rewards.pool import RewardPool
 
-ROOT = Path(__file__).resolve().parents[3]
 TASK = {"messages": [{"role": "user", "content": "sum?"}], "answer": "8"}
 
 
@@ -25,37 +18,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def served(tiny_checkpoint):
-    """URL of a server with the tiny checkpoint; its weights are random, its JSON is valid."""
-    port = free_port()
-    arguments = [f"checkpoint={tiny_checkpoint}", f"port={port}", "engine.max_length=2048"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rollout", "serve", *arguments, "engine.kv_cache_mb=64"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    url = f"http://127.0.0.1:{port}/v1"
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{url}/models", timeout=2).close()
-                break
-            except OSError:
-                assert process.poll() is None, process.stdout.read().decode()[-3000:]
-                time.sleep(0.2)
-        yield url
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 @pytest.mark.slow
@@ -124,6 +86,7 @@ def test_unreachable_endpoint_is_retried_and_then_an_error():
         ('{"reason": "fine", "score": 5}', 1.0),
         ('{"score": 1, "reason": ""}', 0.0),
         ('{"reason": "", "score": 3}', 0.5),
+        ('{"reason": "a\x1cb\n", "score": 2}', 0.25),  # a server's grammar lets these through
     ],
 )
 def test_parse(text, value):
