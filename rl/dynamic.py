@@ -48,18 +48,19 @@ class Drawn:
     seen: list[Group] = field(default_factory=list)
     """One group a prompt, everything that was drawn: statistics of the policy are taken over it,
     because the chosen ones are neither the easy nor the hard ones."""
+    informative: int = 0
+    """Groups of `seen` that an update can learn from."""
     batches: int = 0
     wanted: int = 0
 
     def metrics(self) -> dict[str, float]:
         """`dynamic/*`: how much was drawn, which share was informative, how full the update is."""
-        informative = sum(group.informative for group in self.seen)
         return {
             "dynamic/prompts": float(len(self.seen)),
             "dynamic/batches": float(self.batches),
-            "dynamic/informative_share": informative / max(len(self.seen), 1),
+            "dynamic/informative_share": self.informative / max(len(self.seen), 1),
             "dynamic/filled_share": len(self.groups) / max(self.wanted, 1),
-            "dynamic/surplus": float(informative - len(self.groups)),
+            "dynamic/surplus": float(self.informative - len(self.groups)),
         }
 
 
@@ -68,6 +69,7 @@ def draw(
     first: Sequence[Sample],
     take: Callable[[int], list[Sample]],
     ask: Callable[[Sequence[Sample], int], list[Group]],
+    informative: Callable[[Group], bool],
 ) -> Drawn:
     """Groups for one update.
 
@@ -76,6 +78,7 @@ def draw(
         first: the step's own prompts; as many informative groups are wanted.
         take: the next prompts of the source.
         ask: makes the groups of some prompts; its second argument counts the batches from 0.
+        informative: whether the update can learn from a group.
     """
     drawn = Drawn(wanted=len(first))
     limit = math.floor(cfg.budget * len(first))
@@ -87,7 +90,9 @@ def draw(
         if not cfg.on:
             drawn.groups = groups
             return drawn
-        drawn.groups += [group for group in groups if group.informative]
+        useful = [group for group in groups if informative(group)]
+        drawn.informative += len(useful)
+        drawn.groups += useful
         missing, left = drawn.wanted - len(drawn.groups), limit - len(drawn.seen)
         if missing <= 0 or left <= 0:
             drawn.groups = drawn.groups[: drawn.wanted]

@@ -116,7 +116,15 @@ def sample_groups(
         counts.add(counted)
         return groups
 
-    drawn = draw(job.dynamic, samples, job.source.take, ask)
+    # Rejection sampling learns from correct responses alone; the others from what sets them apart.
+    accepts = job.learner.cfg.algorithm == "rejection_sampling"
+    drawn = draw(
+        job.dynamic,
+        samples,
+        job.source.take,
+        ask,
+        lambda group: group.solved if accepts else group.informative,
+    )
     metrics = rollout_metrics(drawn.seen, unhinted) | counts.metrics() | job.source.metrics()
     metrics |= overlong_metrics(drawn.seen)
     if job.dynamic.on:

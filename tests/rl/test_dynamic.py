@@ -16,9 +16,9 @@ class FakeGroup:
 
     number: int
 
-    @property
-    def informative(self) -> bool:
-        return self.number % 3 == 0
+
+def informative(group):
+    return group.number % 3 == 0
 
 
 class Source:
@@ -39,7 +39,7 @@ class Source:
 
 def run(budget):
     source = Source()
-    return draw(DynamicConfig(budget), range(4), source.take, source.ask), source
+    return draw(DynamicConfig(budget), range(4), source.take, source.ask, informative), source
 
 
 def test_with_a_budget_of_one_nothing_is_drawn_and_nothing_left_out():
@@ -68,13 +68,11 @@ def test_the_budget_is_a_bound():
 
 
 def test_surplus_groups_are_counted():
-    source = Source()
-    drawn = draw(DynamicConfig(10), [0, 1], source.take, lambda s, _: [FakeGroup(0) for _ in s[:9]])
-    assert len(drawn.groups) == 2 and drawn.metrics()["dynamic/surplus"] == 0
-    four = draw(
-        DynamicConfig(3), [1, 2, 4], source.take, lambda s, b: [FakeGroup(b - 1) for _ in s]
-    )
-    assert len(four.groups) == 3 and four.metrics()["dynamic/surplus"] == 3
+    def ask(samples, batch):  # the first batch is of no use, all of the second is
+        return [FakeGroup(batch - 1) for _ in samples]
+
+    drawn = draw(DynamicConfig(3), [1, 2, 4], Source().take, ask, informative)
+    assert len(drawn.groups) == 3 and drawn.metrics()["dynamic/surplus"] == 3
 
 
 @pytest.mark.parametrize("budget", [0.5, 0, 1000])
