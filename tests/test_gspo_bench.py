@@ -133,6 +133,13 @@ def test_images_are_decoded_from_a_cache_as_in_one_pass(tiny_checkpoint):
     assert (torch.stack(cached, dim=1) - expected).abs().max() <= 1e-4
 
 
+def test_runs_of_image_tokens_become_one():
+    from scripts.bench.gspo_bench.trl_vllm import collapsed
+
+    assert collapsed([9, 9, 1, 9, 9, 9, 2, 2, 9], 9) == [9, 1, 9, 2, 2, 9]
+    assert collapsed([1, 1, 2], 9) == [1, 1, 2]
+
+
 def test_reward_reads_texts_and_conversations_alike():
     plain = checksum(["a", "b"])
     assert plain == checksum([[{"content": "a"}], [{"content": "b"}]])

@@ -56,6 +56,12 @@ class _Colocated:
         return _engines[model]
 
 
+def collapsed(ids: list[int], token: int) -> list[int]:
+    """`ids` with each run of `token` as one: TRL hands vLLM prompts whose images are expanded,
+    and vLLM expands them itself."""
+    return [id_ for i, id_ in enumerate(ids) if id_ != token or i == 0 or ids[i - 1] != token]
+
+
 def patch(trainer: TimedTrainer) -> None:
     """Forced lengths, and a weight sync that works on a CPU (TRL's own `load_weights` fails)."""
     from scripts.bench.gspo_bench.trl_trainer import unwrapped
@@ -66,11 +72,16 @@ def patch(trainer: TimedTrainer) -> None:
 
     def forced(prompts: list, sampling_params: Any, **kwargs: Any) -> Any:
         each = []
+        image = getattr(unwrapped(trainer).config, "image_token_id", -1)
+        rows = [p | {"prompt_token_ids": collapsed(p["prompt_token_ids"], image)} for p in prompts]
         for length in unwrapped(trainer).forced_lengths.tolist():
             params = sampling_params.clone()
             params.max_tokens = length
             each.append(params)
-        return generate(llm, prompts, sampling_params=each, **kwargs)
+        outputs = generate(llm, rows, sampling_params=each, **kwargs)
+        if [list(o.prompt_token_ids) for o in outputs] != [p["prompt_token_ids"] for p in prompts]:
+            raise RuntimeError("vLLM and the trainer see different prompts")
+        return outputs
 
     def sync() -> None:
         with trainer.phases("sync"):
