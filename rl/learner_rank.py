@@ -95,8 +95,10 @@ class LearnerRank(Rank):
     def build(self, cfg: LearnerConfig, checkpoint: str, total_steps: int) -> None:
         """Loads the policy and wraps it; all ranks together."""
         import torch
+        from transformers import AutoTokenizer
 
-        from pretrain.keye_vl.checkpoint import load_model, load_processor
+        from pretrain.keye_vl.checkpoint import load_model
+        from pretrain.policy.model import NOT_TRAINED, check_output_layer
         from pretrain.training.engine import build_engine
         from rl.logprobs import ResponseLogprobs
         from rollout.tokens import forbidden_ids
@@ -105,14 +107,15 @@ class LearnerRank(Rank):
         self.cfg = cfg
         self.checkpoint = Path(checkpoint)
         self.model = load_model(self.checkpoint, torch.float32)
-        forbidden = forbidden_ids(load_processor(self.checkpoint).tokenizer)
-        policy = ResponseLogprobs(self.model, forbidden)
+        check_output_layer(self.model)
+        tokenizer = AutoTokenizer.from_pretrained(self.checkpoint)
+        policy = ResponseLogprobs(self.model, forbidden_ids(tokenizer, self.model.config))
         self.engine = build_engine(
             policy,
             cfg.train,
             total_steps=total_steps,
             # In every checkpoint, but in no forward pass.
-            trainable=lambda name: "packing_position_embedding" not in name,
+            trainable=lambda name: NOT_TRAINED not in name,
         )
 
     def update(self, plan: list[MiniBatchPlan]) -> RankUpdate:
@@ -155,11 +158,11 @@ class LearnerRank(Rank):
     ) -> MicroBatch:
         import torch
 
-        from pretrain.keye_vl.prompt import pack
+        from pretrain.policy.model import lay_out
 
         prompts = [sequence.prompt for sequence in sequences]
         replies = [sequence.response_ids for sequence in sequences]
-        packed = pack(prompts, replies, self.model.config).to(self.engine.device)
+        packed = lay_out(prompts, replies, self.model.config).to(self.engine.device)
         lengths = packed.response_lengths
         columns = torch.arange(int(lengths.max()), device=lengths.device)
         engine_logprobs = np.concatenate([sequence.engine_logprobs for sequence in sequences])
@@ -238,7 +241,7 @@ class LearnerRank(Rank):
         import ray
         import torch
 
-        from pretrain.keye_vl.checkpoint import checkpoint_tensors
+        from pretrain.policy.model import checkpoint_tensors
 
         with self.engine.gathered():
             if self.rank != 0:

@@ -85,7 +85,7 @@ class ResponseLogprobs(nn.Module):
         """Log-probs (and entropies, if asked) of the response tokens `targets`.
 
         Args:
-            model_inputs: `PackedSequences.model_inputs()`, a packed batch of T tokens.
+            model_inputs: `model_inputs()` of `PackedSequences` or `PaddedSequences`.
             targets: the response tokens, sequence after sequence.
             temperature: the sampling temperature.
             parts: see `token_logprobs`.
@@ -95,7 +95,7 @@ class ResponseLogprobs(nn.Module):
         predicting = backbone_inputs.pop("logits_index")
         hidden = self.model.base_model(**backbone_inputs).last_hidden_state
         return token_logprobs(
-            hidden[0].index_select(0, predicting),
+            hidden.flatten(0, 1).index_select(0, predicting),
             self.model.get_output_embeddings(),
             targets,
             temperature=temperature,

@@ -13,8 +13,7 @@ from typing import Any, Self
 
 from safetensors import safe_open
 
-from pretrain.keye_vl.checkpoint import load_processor
-from pretrain.keye_vl.prompt import PromptEncoder
+from pretrain.policy.encoder import open_encoder
 from pretrain.run.directory import read_json
 from pretrain.run.errors import KeyeError
 from rewards.config import RewardConfig
@@ -45,7 +44,7 @@ class Session:
 
     def rollouts(self, checkpoint: Path) -> Rollouts:
         """Rollouts of `checkpoint`'s weights; raises `KeyeError` when there is no checkpoint."""
-        encoder = PromptEncoder(load_processor(checkpoint), self.engine.max_length)
+        encoder = open_encoder(checkpoint, self.engine.max_length)
         if self._rewards is None:
             self._rewards = RewardPool(self.reward_config)
         if self._reward_model is None and self._reward_model_config.checkpoint:

@@ -6,7 +6,6 @@ nothing finished is run again and nothing stale is built upon.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from pretrain.data.ingest import SampleFiles
 from pretrain.data.sample import Sample
 from pretrain.data.stream import heldout
-from pretrain.keye_vl.checkpoint import checkpoint_shapes, load_config
+from pretrain.policy.model import parameter_count
 from pretrain.run.command import config_dict
 from pretrain.run.directory import RunDir, StageDir
 from pretrain.run.errors import KeyeError
@@ -142,7 +141,7 @@ def gspo(
 
     def body(stage: StageDir) -> dict[str, Any]:
         cfg.overlong.check(cfg.sampling.max_tokens)
-        announce(cfg, _parameters(source))
+        announce(cfg, parameter_count(source))
         rollouts = run.session.rollouts(source)
         learner = LearnerGroup(cfg.learner, source, total_updates=cfg.gspo.steps)
         try:
@@ -174,12 +173,6 @@ def _gspo_identity(cfg: RlConfig) -> list[Any]:
     parts += [{"dynamic": cfg.dynamic}] if cfg.dynamic.on else []
     parts += [{"reward_model": cfg.reward_model}] if cfg.reward_model.checkpoint else []
     return parts + ([{"overlong": cfg.overlong}] if cfg.overlong.buffer else [])
-
-
-def _parameters(checkpoint: Path) -> int:
-    """Weights of a policy, without the released checkpoint's table that no forward pass reads."""
-    shapes = checkpoint_shapes(load_config(checkpoint))
-    return sum(math.prod(shape) for name, shape in shapes.items() if "packing_position" not in name)
 
 
 STAGES: dict[str, Callable[[Run], None]] = {

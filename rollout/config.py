@@ -16,6 +16,10 @@ class EngineConfig:
 
     count: int = field(default=1, metadata=_RUN)
     """Engines (one Ray actor each). Responses don't depend on it: see `rollout.noise`."""
+    model_class: str = "auto"
+    """`auto`: vLLM's own class for the policy's family. `transformers`: vLLM's wrapper around the
+    Hugging Face model, for families whose class vLLM hasn't got or can't load here (that of LLaVA
+    needs torchvision)."""
     dtype: str = "float32"
     """Weights and activations: `float32` (parity with an fp32 learner to 1e-5) or `bfloat16`."""
     max_length: int = 1024

@@ -124,7 +124,8 @@ class Engine:
         self._own_noise = not config.gpus  # GPU runners draw counter-based noise from `seed`
         self._llm = self._load(checkpoint)
         tokenizer = self._llm.get_tokenizer()
-        self._forbidden = dict.fromkeys(forbidden_ids(tokenizer), FORBIDDEN_BIAS)
+        model = self._llm.vllm_config.model_config.hf_config
+        self._forbidden = dict.fromkeys(forbidden_ids(tokenizer, model), FORBIDDEN_BIAS)
         self._stop = stop_ids(tokenizer)
 
     def _load(self, checkpoint: str) -> LLMEngine:
@@ -136,6 +137,7 @@ class Engine:
         config = self.config
         arguments: dict[str, Any] = {
             "model": checkpoint,
+            "model_impl": config.model_class,
             "dtype": config.dtype,
             "enforce_eager": not config.cuda_graphs,
             "max_model_len": config.max_length,
@@ -211,7 +213,6 @@ class Engine:
     ) -> Iterator[str]:
         """Queue all responses of one request and yield their ids; the media are read once."""
         processed = self._process(request, sampling)
-        self._ticks += 1
         prefixes = request.prefixes or [_NO_TOKENS] * len(request.seeds)
         for seed, prefix in zip(request.seeds, prefixes, strict=True):
             single = copy(processed)
@@ -221,6 +222,7 @@ class Engine:
             single.prompt_token_ids = processed.prompt_token_ids + prefix.tolist()
             self._llm.output_processor.add_request(single, None, None, 0)
             self._llm.engine_core.add_request(single)
+            self._ticks += 1  # thousands of responses to one prompt take seconds to queue
             yield single.request_id
 
     def _process(self, request: PromptRequest, sampling: SamplingConfig) -> Any:
@@ -312,7 +314,7 @@ class Engine:
         self._pausing.clear()
 
     def progress(self) -> tuple[int, int]:
-        """Process id, and a count that grows with every prompt queued and every step made."""
+        """Process id, and a count that grows with every response queued and every step made."""
         return os.getpid(), self._ticks
 
     def stacks(self) -> str:

@@ -25,6 +25,9 @@ VISUAL_TOKENS = (
 )
 """Tokens that stand for media or frame them; a tokenizer has those of its own family."""
 
+PLACEHOLDER_IDS = ("image_token_id", "image_token_index", "video_token_id", "audio_token_id")
+"""Configuration fields that name placeholder tokens."""
+
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 """Tokens that end a response besides the tokenizer's own end token."""
 
@@ -34,9 +37,13 @@ def _ids(tokenizer: Any, names: tuple[str, ...]) -> set[int]:
     return {vocabulary[name] for name in names if name in vocabulary}
 
 
-def forbidden_ids(tokenizer: Any) -> list[int]:
-    """Ids that no response may contain, sorted."""
-    return sorted(_ids(tokenizer, VISUAL_TOKENS))
+def forbidden_ids(tokenizer: Any, config: Any = None) -> list[int]:
+    """Ids that no response may contain, sorted.
+
+    `config`: the model's, which names the placeholders of families that are not listed here.
+    """
+    named = [getattr(config, key, None) for key in PLACEHOLDER_IDS]
+    return sorted(_ids(tokenizer, VISUAL_TOKENS) | {id_ for id_ in named if id_ is not None})
 
 
 def stop_ids(tokenizer: Any) -> list[int]:
