@@ -38,6 +38,11 @@ def lucky(response, sample):
     '''1 if the response holds a 3 or a 7: a random policy manages it sometimes.'''
     return float('3' in response or '7' in response)
 
+def one_in_eight(response, sample):
+    '1 for an eighth of all responses, whatever the policy.'
+    import zlib
+    return float(zlib.crc32(response.encode()) % 8 == 0)
+
 def never(response, sample):
     return 0.0
 """
@@ -202,10 +207,10 @@ def test_unsolved_prompts_are_retried_with_hints(make_job: Callable[..., Job]):
 def test_dynamic_sampling_fills_the_update_and_shaping_keeps_what_is_correct(
     make_job: Callable[..., Job],
 ):
-    job = make_job("dynamic", rule="lucky")
+    job = make_job("dynamic", rule="one_in_eight")
     plain, _ = sample_groups(job, job.source.take(6), step=0)
     assert not all(group.informative for group in plain), "choose another seed"
-    job = make_job("dynamic", rule="lucky")
+    job = make_job("dynamic", rule="one_in_eight")
     job.dynamic, job.overlong = DynamicConfig(budget=6), OverlongConfig(buffer=4, penalty=0.5)
     groups, metrics = sample_groups(job, job.source.take(6), step=0)
     assert len(groups) == 6 and all(group.informative for group in groups)
