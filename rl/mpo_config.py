@@ -33,6 +33,8 @@ class PairConfig:
     """Its name there."""
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the endpoint's key, if it wants one."""
+    retries: int = 4
+    """Further tries of a request to the endpoint that failed for a passing reason."""
     chunk: int = 64
     """Prompts sampled together; an interruption loses at most these."""
     seed: int = 6

@@ -124,7 +124,9 @@ def better_answers(groups: Sequence[Group], cfg: PairConfig) -> list[str | None]
         return [_reference(sample) for sample in samples]
     if cfg.wrong == "skip" or not samples:
         return [None] * len(samples)
-    endpoint = Endpoint(url=cfg.url, model=cfg.model, key_variable=cfg.key_variable)
+    endpoint = Endpoint(
+        url=cfg.url, model=cfg.model, key_variable=cfg.key_variable, retries=cfg.retries
+    )
     with EndpointWriter(endpoint, SamplingConfig(temperature=0.0, max_tokens=2048)) as writer:
         seeds = [stable_seed(cfg.seed, sample.id) for sample in samples]
         answers = writer.write([render(sample) for sample in samples], seeds)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +136,55 @@ def test_without_references_all_wrong_prompts_make_no_pair(tmp_path: Path):
         make_pairs(stream, 1, rollouts, PairConfig(samples=4, wrong="skip"), tmp_path / "b", 0)
     rows = [json.loads(line) for line in (tmp_path / PAIRS).read_text().splitlines()]
     assert [len(row["pairs"]) for row in rows] == [0, 1, 0] * 3
+
+
+class Expert(BaseHTTPRequestHandler):
+    """A stronger model: right for even sums, wrong for odd ones."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        left, right = body["messages"][0]["content"].partition("=")[0].split("+")
+        total = int(left) + int(right)
+        text = f"surely {total + total % 2}"
+        answer = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class Sums:
+    """`i+1=?`, an endless source of prompts without media."""
+
+    def __getitem__(self, index: int) -> Sample:
+        messages = [{"role": "user", "content": f"{index}+1=?"}]
+        return Sample(f"sum/{index}", messages, str(index + 1), "text/sum", mode="auto_think")
+
+
+def test_a_stronger_model_answers_what_the_policy_gets_wrong_if_the_rules_accept_it(
+    tmp_path: Path,
+):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Expert)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    cfg = PairConfig(samples=4, wrong="endpoint", url=url, model="m", retries=0)
+    rollouts: Any = FakeRollouts()
+    summary = make_pairs(Sums(), 12, rollouts, cfg, tmp_path, seed=0)
+    server.shutdown()
+    server.server_close()
+    # All wrong: prompts 0, 3, 6 and 9. The expert is right where the sum is even.
+    rows = [json.loads(line) for line in (tmp_path / PAIRS).read_text().splitlines()]
+    found = {row["index"]: row["pairs"][0] for row in rows if row["pairs"]}
+    assert [index for index, pair in found.items() if pair["kind"] == "endpoint"] == [3, 9]
+    assert found[3]["chosen"]["text"] == "surely 4" and found[3]["rejected"]["text"] == "wrong"
+    assert summary["kinds"] == {"endpoint": 2, "sampled": 4}
+    with pytest.raises(KeyeError, match="stronger model gave no answer"):
+        make_pairs(
+            Sums(), 1, rollouts, replace(cfg, url="http://127.0.0.1:9/v1"), tmp_path / "b", 0
+        )
 
 
 def test_bad_settings_are_named():
