@@ -38,6 +38,9 @@ class SftConfig:
     """Last learning rate of the cosine, as a share of `lr`."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     """AdamW moment decays."""
+    eps: float = 1e-8
+    """AdamW denominator term. Weights whose gradient is far below it hardly move; with the default
+    even those with a gradient of rounding noise move by the learning rate."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     grad_clip: float = 1.0

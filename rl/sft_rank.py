@@ -200,6 +200,7 @@ def _arguments(cfg: SftConfig, state: Path, world_size: int, cpu: bool) -> Any:
         warmup_steps=cfg.warmup_steps,
         adam_beta1=cfg.betas[0],
         adam_beta2=cfg.betas[1],
+        adam_epsilon=cfg.eps,
         weight_decay=cfg.weight_decay,
         max_grad_norm=cfg.grad_clip,
         bf16=cfg.dtype == "bf16",
@@ -227,6 +228,7 @@ def make_trainer(job: SftJob, resume: Path | None, pacer: Any, world_size: int) 
     from trl import SFTTrainer
 
     from pretrain.keye_vl.checkpoint import load_model, load_processor
+    from pretrain.keye_vl.configuration import KeyeVL1_5Config
     from pretrain.keye_vl.prompt import PromptEncoder
 
     class Trainer(SFTTrainer):
@@ -236,6 +238,11 @@ def make_trainer(job: SftJob, resume: Path | None, pacer: Any, world_size: int) 
 
     cfg, cpu = job.cfg, not torch.cuda.is_available()
     model = load_model(job.source, torch.float32)
+    if not isinstance(model.config, KeyeVL1_5Config):
+        raise KeyeError(
+            f"{job.source} holds a {type(model).__name__}: fine-tuning here knows Keye-VL-1.5 only "
+            "(GSPO takes any family). Fine-tune it elsewhere, or leave the stage out of recipe."
+        )
     for name, parameter in model.named_parameters():
         # In every checkpoint, but in no forward pass: data-parallel ranks would wait for it.
         parameter.requires_grad_("packing_position_embedding" not in name)
