@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from pretrain.run.command import compose
 from pretrain.run.console import say
-from pretrain.run.directory import RunDir
+from pretrain.run.directory import RunDir, StageDir
 from pretrain.run.errors import KeyeError
 from pretrain.run.metrics import read_rows
 from rl.config import RlConfig
@@ -38,7 +38,9 @@ from rl.stages import load_evaluation
 from rl.statistics import Estimate, mean_interval, paired_difference
 
 RESULTS = Path(__file__).resolve().parent / "results"
-ARMS = ("gspo", "rejection_sampling", "sft")
+STAGE_OF = {"gspo": "gspo", "rejection_sampling": "gspo", "sft": "cold_start"}
+"""Arm → the stage that trains it."""
+ARMS = tuple(STAGE_OF)
 KINDS = ("greedy", "sampled", "pass_at_8")
 MODE = "think"
 
@@ -136,15 +138,15 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
             }
             for kind in KINDS
         }
-        result["arms"][name]["seconds"] = [
-            sum(
-                s["seconds"]
-                for s in RunDir(f / name).stage_summaries()
-                if s["name"] in ("gspo", "cold_start")
-            )
-            for f in folders.values()
-        ]
+        stages = [RunDir(f / name).stage(STAGE_OF[name]) for f in folders.values()]
+        result["arms"][name]["seconds"] = [training_seconds(stage) for stage in stages]
     return result
+
+
+def training_seconds(stage: StageDir) -> float:
+    """What an unbroken training takes: the median step times the steps, where steps are timed."""
+    steps = [row["time/step"] for row in read_rows(stage.metrics_file) if "time/step" in row]
+    return float(np.median(steps)) * len(steps) if steps else stage.summary()["seconds"]
 
 
 def markdown(result: dict[str, Any], args: argparse.Namespace) -> str:
