@@ -21,6 +21,9 @@ from rewards.keye_rm.world_pairs import WorldPairs, WorldPairsConfig
 from rewards.pool import RewardFailureError, RewardPool
 from rewards.result import is_correct
 
+# Teaching the form and starting an engine take about a minute on quiet cores. Not yet seen to pass:
+# moves to the normal suite once it has.
+pytestmark = pytest.mark.slow
 RESPONSES = ["7", "<answer>\\boxed{8}</answer>", "9", "digits", "7", "<think>2</think>"]
 
 
