@@ -5,6 +5,7 @@ through its Slow-Fast plan (`rollout.vllm_model`), so a prompt has the ids it ha
 """
 
 import json
+import asyncio
 import os
 import socket
 from dataclasses import dataclass, field
@@ -84,7 +85,6 @@ def run(config: ServeConfig) -> None:
     # The engine core is a process of its own in any case, and our entry point reaches it. On CPU
     # this keeps the worker inside it: a process less to start (12 s, 0.7 GB).
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if config.engine.gpus else "0"
-    import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
@@ -99,7 +99,7 @@ def run(config: ServeConfig) -> None:
     validate_parsed_serve_args(arguments)
     say(f"serving {config.checkpoint} as {config.name!r} on http://{config.host}:{config.port}/v1")
     try:
-        uvloop.run(run_server(arguments))
+        asyncio.run(run_server(arguments))
     except ValueError as error:  # settings that don't fit the checkpoint
         raise KeyeError(f"vLLM can't serve {config.checkpoint}: {error}") from error
 

@@ -137,9 +137,7 @@ class KeyeVL1_5Processor(ProcessorMixin):
         }
         return data, spans
 
-    def plan_video(
-        self, source: VideoSource, **request: Any
-    ) -> tuple[np.ndarray, FramePlan]:
+    def plan_video(self, source: VideoSource, **request: Any) -> tuple[np.ndarray, FramePlan]:
         """Read a video and plan its tokens: the frames `[T, H, W, 3]` that are kept, and the plan.
 
         `request`: `fps`, `num_frames`, `start`, `end` of `load_video`. Raises KeyeError.
