@@ -4,8 +4,8 @@ Served media take the way of training: images through the checkpoint's image pro
 through its Slow-Fast plan (`rollout.vllm_model`), so a prompt has the ids it has in Python.
 """
 
-import json
 import asyncio
+import json
 import os
 import socket
 from dataclasses import dataclass, field
