@@ -72,9 +72,10 @@ class Conversation:
 
     def send(self, text: str) -> None:
         """Send a message with the waiting media and print the reply; a bad one is taken back."""
-        message = user_message(text, self.images, self.videos, self.mode)
+        images, videos = self.images, self.videos
         self.images, self.videos = [], []
         try:
+            message = user_message(text, images, videos, self.mode)
             reply = self._print([*self.messages, message])
         except KeyeError as error:
             warn(f"{error} The message is forgotten.")
@@ -82,32 +83,31 @@ class Conversation:
         self.messages += [message, {"role": "assistant", "content": reply}]
 
     def _print(self, messages: list[dict[str, Any]]) -> str:
-        shown = ""
+        text = shown = ""
         for text in self.answer(messages, len(messages) // 2):
             if text.endswith("\N{REPLACEMENT CHARACTER}"):  # a character cut in two
                 continue
             console.file.write(text[len(shown) :])
             console.file.flush()
             shown = text
-        console.file.write("\n")
-        return shown
+        console.file.write(text[len(shown) :] + "\n")
+        return text
 
 
 def answers(config: ChatConfig) -> Callable[[list[dict[str, Any]], int], Iterator[str]]:
     """The checkpoint in an engine, as a function from messages to a growing reply."""
-    from pretrain.keye_vl.checkpoint import load_processor
-    from pretrain.keye_vl.prompt import PromptEncoder
+    from pretrain.policy.encoder import open_encoder
     from rollout.engine import Engine, PromptRequest
 
-    processor = load_processor(config.checkpoint)
-    encoder = PromptEncoder(processor, config.engine.max_length - config.sampling.max_tokens)
+    longest = config.engine.max_length - config.sampling.max_tokens
+    encoder = open_encoder(config.checkpoint, longest)
     engine = Engine(config.engine, config.checkpoint)
 
     def answer(messages: list[dict[str, Any]], turn: int) -> Iterator[str]:
         prompt = encoder.encode(messages, f"message {turn + 1}")
         seed = stable_seed(config.seed, turn)
         for ids in engine.stream(PromptRequest.of(prompt, "chat", seed, 1), config.sampling):
-            yield processor.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+            yield encoder.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
 
     return answer
 

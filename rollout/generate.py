@@ -4,8 +4,10 @@ The engine runs in this process, without Ray; the prompt is encoded exactly as i
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from pretrain.data.media import MediaConfig, load_image
 from pretrain.data.render import TAGS
 from pretrain.run.console import say
 from pretrain.run.errors import ConfigError
@@ -37,10 +39,15 @@ class GenerateConfig:
 def user_message(
     text: str, images: list[str], videos: list[str], mode: str = "auto_think"
 ) -> dict[str, Any]:
-    """A user's turn: media first, then the text with the mode's tag."""
+    """A user's turn: media first, then the text with the mode's tag.
+
+    Images are read here, as training data are. `KeyeError` names one that can't be.
+    """
     if mode not in TAGS:
         raise ConfigError(f"mode={mode} is none of {', '.join(TAGS)}")
-    parts: list[dict[str, Any]] = [{"type": "image", "image": path} for path in images]
+    trusted = MediaConfig(roots=["/"])  # the person at the command line may read what they may
+    read = [load_image(image, Path.cwd(), trusted) for image in images]
+    parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in read]
     parts += [{"type": "video", "video": path} for path in videos]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text + TAGS[mode]}]}
 
@@ -59,18 +66,17 @@ def run(config: GenerateConfig) -> None:
             "give checkpoint=DIRECTORY and prompt=TEXT, e.g. python -m rollout generate "
             'checkpoint=runs/quickstart/rl/checkpoint prompt="how many red?" image=picture.png'
         )
-    from pretrain.keye_vl.checkpoint import load_processor
-    from pretrain.keye_vl.prompt import PromptEncoder
+    from pretrain.policy.encoder import open_encoder
     from rollout.engine import Engine, PromptRequest
 
-    processor = load_processor(config.checkpoint)
-    encoder = PromptEncoder(processor, config.engine.max_length - config.sampling.max_tokens)
+    longest = config.engine.max_length - config.sampling.max_tokens
+    encoder = open_encoder(config.checkpoint, longest)
     message = user_message(config.prompt, as_list(config.image), as_list(config.video), config.mode)
     prompt = encoder.encode([message], "prompt")
     engine = Engine(config.engine, config.checkpoint)
     request = PromptRequest.of(prompt, "prompt", config.seed, config.n)
     for k, response in enumerate(engine.generate([request], config.sampling)[0]):
-        text = processor.tokenizer.decode(response.ids.tolist(), skip_special_tokens=True)
+        text = encoder.tokenizer.decode(response.ids.tolist(), skip_special_tokens=True)
         mean = f", mean log-prob {response.logprobs.mean():.3f}" if len(response.logprobs) else ""
         say(f"[{k + 1}/{config.n}] {text}")
         say(f"      {len(response.ids)} tokens, {response.finish_reason}{mean}")
