@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pretrain.data.sample import Sample
 from pretrain.run.console import say, table
 from pretrain.run.directory import RunDir
 from pretrain.run.ray_cluster import ray_session
@@ -19,6 +20,8 @@ from rl.stages import STAGES, Run, heldout_samples, load_evaluation
 
 RUNS = Path("runs")
 """Parent of all run directories, relative to where the command is given."""
+SHEET = 8
+"""Held-out images shown with the answers before and after."""
 ALL_STAGES = STAGES | REWARD_STAGES | {"iterate": iterate, "mpo": mpo}
 """Every stage that `stages` may name."""
 
@@ -92,7 +95,7 @@ def _draw(folder: RunDir, cfg: RlConfig, summary: dict[str, Any]) -> None:
         metrics = folder.stage("gspo").metrics_file
         picture = draw_overview(summary, metrics, folder.path / "overview.png")
         say(f"picture: {picture}")
-    samples = heldout_samples(cfg.evaluation, folder.path)[:8]
+    shown = [s for s in heldout_samples(cfg.evaluation, folder.path) if _first_image(s) is not None]
     before, after = (load_evaluation(folder, f"evaluate_{when}") for when in ("before", "after"))
     mode = "auto_think" if "auto_think" in cfg.evaluation.modes else cfg.evaluation.modes[0]
     answers = {
@@ -102,12 +105,9 @@ def _draw(folder: RunDir, cfg: RlConfig, summary: dict[str, Any]) -> None:
         if record["mode"] == mode
     }
     images, captions = [], []
-    for sample in samples:
-        media = sample.media()
-        if not media or media[0]["type"] != "image":
-            continue
+    for sample in shown[:SHEET]:
         question = sample.messages[-1]["content"][-1]["text"]
-        images.append(media[0]["image"])
+        images.append(_first_image(sample))
         captions.append(
             f"{question} (truth: {sample.answer}; {mode})\n"
             f"before: {answers['before', sample.id]}\nafter: {answers['after', sample.id]}"
@@ -115,3 +115,9 @@ def _draw(folder: RunDir, cfg: RlConfig, summary: dict[str, Any]) -> None:
     if images:
         picture = draw_samples(images, captions, folder.path / "samples.png")
         say(f"picture: {picture}")
+
+
+def _first_image(sample: Sample) -> Any:
+    """The sample's first medium if it is an image."""
+    media = sample.media()
+    return media[0]["image"] if media and media[0]["type"] == "image" else None

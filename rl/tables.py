@@ -76,6 +76,8 @@ def question(messages: Sequence[dict[str, Any]]) -> str:
 
 
 def _first_image(group: Group) -> np.ndarray | None:
-    """The first image as uint8 `[H, W, 3]`, as the engine was given it."""
-    images = group.prompt.engine_media.get("image")
-    return None if not images else np.asarray(images[0])
+    """The first image or first frame as uint8 `[H, W, 3]`, as the engine was given it."""
+    media = group.prompt.engine_media
+    if media.get("image"):
+        return np.asarray(media["image"][0])
+    return np.asarray(media["video"][0][0]) if media.get("video") else None

@@ -6,6 +6,7 @@ not start, no network, full queue) becomes one warning; `metrics.jsonl` holds ev
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import threading
@@ -82,13 +83,18 @@ class WandbWriter:
     def table(
         self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int
     ) -> None:
-        """Queue a table; `uint8 [H, W, C]` arrays become images."""
+        """Queue a table; `uint8 [H, W, C]` arrays become images, dicts their JSON text.
+
+        W&B derives a column's type from its first row, so dicts with other keys would be refused.
+        """
 
         def send(run: Any) -> None:
             import wandb
 
             def cell(value: Any) -> Any:
-                return wandb.Image(value) if isinstance(value, np.ndarray) else value
+                if isinstance(value, np.ndarray):
+                    return wandb.Image(value)
+                return json.dumps(value) if isinstance(value, dict) else value
 
             data = [[cell(value) for value in row] for row in rows]
             run.log({name: wandb.Table(columns=list(columns), data=data)}, step=step)

@@ -125,3 +125,11 @@ def test_the_table_shows_best_and_worst_with_their_part_in_the_update():
     assert first["question"] == "1+1?" and first["parts"] == {"exact": 1}
     untrained = dict(zip(columns, rows[-1], strict=True))
     assert untrained["advantage"] is None and untrained["ratio"] is None
+
+
+def test_the_table_shows_a_videos_first_frame():
+    group = make_group([1, 0])
+    frames = np.arange(3 * 2 * 2 * 3, dtype=np.uint8).reshape(3, 2, 2, 3)
+    group.prompt.engine_media["video"] = [frames]
+    columns, rows = sample_table([group], [], 1)
+    np.testing.assert_array_equal(rows[0][columns.index("media")], frames[0])

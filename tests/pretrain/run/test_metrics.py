@@ -110,7 +110,8 @@ def test_offline_runs_hold_the_numbers_when_finish_returns(tmp_path):
         for step in range(3):
             logger.log({"reward/mean": 0.125 * step}, step)
         image = np.full((8, 8, 3), 255, np.uint8)
-        logger.table("samples", ["image", "reward"], [[image, 0.5]], step=3)
+        rows = [[image, 0.5, {"math": 1.0}], [None, None, {"exact": 1.0, "format": "timeout"}]]
+        logger.table("samples", ["image", "reward", "parts"], rows, step=3)
         complete = logger.wandb.finish()
         assert len(read_rows(stage.metrics_file)) == 3
         if not complete:
@@ -123,7 +124,7 @@ def test_offline_runs_hold_the_numbers_when_finish_returns(tmp_path):
         logged = [row["reward/mean"] for row in history if "reward/mean" in row]
         assert logged == [0.0, 0.125, 0.25]
         (table,) = [row for row in history if "samples/nrows" in row]
-        assert (table["samples/ncols"], table["samples/nrows"]) == (2, 1)
+        assert (table["samples/ncols"], table["samples/nrows"]) == (3, 2)
 
 
 class Broken:
