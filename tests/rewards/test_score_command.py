@@ -96,7 +96,7 @@ def test_list_shows_every_rule(capsys):
     assert "length(maximum, soft=0, minimum=0, unit='character')  [shaping]" in out
     with pytest.raises(ConfigError, match="did you mean 'math'"):
         run_list(ListConfig(rule="mth"))
-    assert set(COMMANDS) == {"score", "list", "calibrate"}
+    assert set(COMMANDS) == {"score", "list", "calibrate", "evaluate"}
 
 
 def scored(value, seconds=0.001, status="ok", name="x"):
