@@ -41,8 +41,8 @@ def learner_logprobs(model, processor, trajectory):
     return logits.log_softmax(-1).gather(1, packed.targets[:, None])[:, 0].numpy()
 
 
-def generate_and_pause(pool, prompts, n):
-    """The groups of a `generate` that was interrupted after it had sampled something."""
+def generate_and_pause(pool, prompts, n, seconds):
+    """The groups of a `generate` that is paused after `seconds`."""
     result = {}
 
     def run():
@@ -50,7 +50,7 @@ def generate_and_pause(pool, prompts, n):
 
     thread = threading.Thread(target=run)
     thread.start()
-    time.sleep(0.5)
+    time.sleep(seconds)
     pool.pause()
     thread.join()
     pool.resume()
@@ -59,8 +59,8 @@ def generate_and_pause(pool, prompts, n):
 
 def interrupted(pool, prompts, n):
     """Tries until some response was cut in its middle: how far a second gets depends on load."""
-    for _ in range(40):
-        groups = generate_and_pause(pool, prompts, n)
+    for attempt in range(40):
+        groups = generate_and_pause(pool, prompts, n, seconds=0.05 * 2 ** (attempt % 5))
         cut = [t for g in groups for t in g if t.finish_reason == "paused" and len(t.response_ids)]
         if cut:
             return groups
