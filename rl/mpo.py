@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pretrain.run.console import Progress, table
+from pretrain.run.console import table
 from pretrain.run.directory import StageDir
 from pretrain.run.metrics import MetricLogger, WandbConfig
 from pretrain.training.ranks import RankGroup
@@ -18,8 +18,7 @@ from rl.iterated import indexed_prompts, reward_identity
 from rl.mpo_config import MpoTrainConfig
 from rl.mpo_rank import MpoJob, MpoRank
 from rl.pairs import PAIRS, PairExamples, make_pairs
-from rl.sft import CHUNK
-from rl.sft_rank import check_rows
+from rl.sft import run_steps
 from rl.stages import Run
 from rollout.seeds import stable_seed
 
@@ -116,7 +115,7 @@ def run_mpo(
         done = group.call("open", job, phase=f"{stage.name}: load", timeout_s=cfg.timeout_s)[0]
         with MetricLogger(stage, wandb or WandbConfig(mode="disabled"), asdict(cfg)) as logger:
             logger.truncate(done)
-            rows = _run_steps(group, cfg, stage.name, logger, done)
+            rows = run_steps(group, cfg, stage.name, logger, done, LOGGED)
         phase = f"{stage.name}: export"
         group.call("export", stage.checkpoint, phase=phase, timeout_s=cfg.timeout_s)
     finally:
@@ -125,26 +124,6 @@ def run_mpo(
     last = rows[-10:]
     means = {key: sum(row[key] for row in last) / len(last) for key in (last[-1] if last else {})}
     return {"steps": cfg.steps, **means}
-
-
-def _run_steps(
-    ranks: Any, cfg: MpoTrainConfig, name: str, logger: MetricLogger, done: int
-) -> list[dict[str, float]]:
-    """All remaining steps; returns their metrics rows."""
-    rows: list[dict[str, float]] = []
-    with Progress(name, total=cfg.steps) as bar:
-        bar.advance(done)
-        while done < cfg.steps:
-            steps = min(CHUNK, cfg.steps - done)
-            phase = f"{name}: steps {done + 1}…{done + steps}"
-            logged = ranks.call("advance", steps, phase=phase, timeout_s=cfg.timeout_s)[0]
-            check_rows(logged)
-            for row in logged:
-                rows.append({ours: row[theirs] for theirs, ours in LOGGED.items()})
-                logger.log(rows[-1], int(row["step"]))
-            done += steps
-            bar.advance(steps, f"loss {rows[-1]['mpo/loss']:.3f}")
-    return rows
 
 
 def _short(value: Any) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rl.sft_rank import SftRank, make_pacer, steps_of
+from rl.sft_rank import SftRank, indices_of, make_pacer, steps_of, trainer_settings
 
 if TYPE_CHECKING:
     import torch
@@ -103,40 +103,14 @@ class MpoRank(SftRank):
 
 
 def _arguments(cfg: MpoTrainConfig, state: Path, world_size: int, cpu: bool) -> Any:
-    """TRL's settings of one rank out of `world_size`."""
     from trl import DPOConfig
 
     losses = {name: weight for name, weight in cfg.loss_weights.items() if weight > 0}
     return DPOConfig(
-        output_dir=str(state),
+        **trainer_settings(cfg, state, world_size, cpu),
         loss_type=list(losses),
         loss_weights=list(losses.values()),
         beta=cfg.beta,
-        max_steps=cfg.steps,
-        per_device_train_batch_size=cfg.batch_size // world_size // cfg.accumulation,
-        gradient_accumulation_steps=cfg.accumulation,
-        learning_rate=cfg.lr,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": cfg.end_factor},
-        warmup_steps=cfg.warmup_steps,
-        adam_beta1=cfg.betas[0],
-        adam_beta2=cfg.betas[1],
-        adam_epsilon=cfg.eps,
-        weight_decay=cfg.weight_decay,
-        max_grad_norm=cfg.grad_clip,
-        bf16=cfg.dtype == "bf16",
-        gradient_checkpointing=cfg.gradient_checkpointing,
-        max_length=None,
-        logging_steps=1,
-        save_steps=cfg.save_every,
-        save_total_limit=2,
-        ignore_data_skip=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=not cpu,
-        ddp_find_unused_parameters=False,
-        use_cpu=cpu,
-        report_to=[],
-        disable_tqdm=True,
     )
 
 
@@ -149,7 +123,6 @@ def make_trainer(job: MpoJob, resume: Path | None, pacer: Any, world_size: int) 
 
     from pretrain.keye_vl.checkpoint import load_model, load_processor
     from pretrain.keye_vl.prompt import PromptEncoder
-    from rl.sft_rank import _indices
 
     class Trainer(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
@@ -174,7 +147,7 @@ def make_trainer(job: MpoJob, resume: Path | None, pacer: Any, world_size: int) 
         ref_model=reference,
         args=_arguments(cfg, job.state, world_size, cpu),
         train_dataset=IterableDataset.from_generator(
-            _indices, gen_kwargs={"first": first, "end": end}
+            indices_of, gen_kwargs={"first": first, "end": end}
         ),
         processing_class=tokenizer,
         data_collator=PairCollator(

@@ -20,6 +20,14 @@ from rl.sft_rank import SftJob, SftRank, check_rows
 
 CHUNK = 10
 """Steps between two signs of life of the ranks."""
+LOGGED = {
+    "loss": "train/loss",
+    "mean_token_accuracy": "train/token_accuracy",
+    "entropy": "train/entropy",
+    "grad_norm": "train/grad_norm",
+    "learning_rate": "train/lr",
+}
+"""TRL's name of a metric → ours."""
 
 
 @dataclass
@@ -133,7 +141,7 @@ def fine_tune(
     done = ranks.call("open", job, phase=f"{stage.name}: load", timeout_s=cfg.timeout_s)[0]
     with MetricLogger(stage, wandb or WandbConfig(mode="disabled"), asdict(cfg)) as logger:
         logger.truncate(done)
-        rows = _run_steps(ranks, cfg, stage.name, logger, done)
+        rows = run_steps(ranks, cfg, stage.name, logger, done, LOGGED)
     ranks.call("export", stage.checkpoint, phase=f"{stage.name}: export", timeout_s=cfg.timeout_s)
     last = rows[-10:]
     summary: dict[str, Any] = {"steps": cfg.steps, "examples": cfg.steps * cfg.batch_size}
@@ -143,29 +151,29 @@ def fine_tune(
     return summary
 
 
-def _run_steps(
-    ranks: RankGroup[SftRank], cfg: SftConfig, name: str, logger: MetricLogger, done: int
+def run_steps(
+    ranks: RankGroup[Any],
+    cfg: SftConfig,
+    name: str,
+    logger: MetricLogger,
+    done: int,
+    logged: dict[str, str],
 ) -> list[dict[str, float]]:
-    """All remaining steps; returns their metrics rows."""
+    """All remaining steps of a TRL trainer; its metrics rows.
+
+    `logged`: the trainer's name of a metric → ours.
+    """
     rows: list[dict[str, float]] = []
     with Progress(name, total=cfg.steps) as bar:
         bar.advance(done)
         while done < cfg.steps:
             steps = min(CHUNK, cfg.steps - done)
             phase = f"{name}: steps {done + 1}…{done + steps}"
-            logged = ranks.call("advance", steps, phase=phase, timeout_s=cfg.timeout_s)[0]
-            check_rows(logged)
-            for row in logged:
-                rows.append(
-                    {
-                        "train/loss": row["loss"],
-                        "train/token_accuracy": row["mean_token_accuracy"],
-                        "train/entropy": row["entropy"],
-                        "train/grad_norm": row["grad_norm"],
-                        "train/lr": row["learning_rate"],
-                    }
-                )
+            fresh = ranks.call("advance", steps, phase=phase, timeout_s=cfg.timeout_s)[0]
+            check_rows(fresh)
+            for row in fresh:
+                rows.append({ours: row[theirs] for theirs, ours in logged.items()})
                 logger.log(rows[-1], int(row["step"]))
             done += steps
-            bar.advance(steps, f"loss {rows[-1]['train/loss']:.3f}")
+            bar.advance(steps, f"loss {rows[-1][logged['loss']]:.3f}")
     return rows

@@ -185,39 +185,43 @@ def make_pacer(state: Path) -> Any:
     return Pacer()
 
 
+def trainer_settings(cfg: SftConfig, state: Path, world_size: int, cpu: bool) -> dict[str, Any]:
+    """What any of TRL's trainers is told of one rank out of `world_size`."""
+    return {
+        "output_dir": str(state),
+        "max_steps": cfg.steps,
+        "per_device_train_batch_size": cfg.batch_size // world_size // cfg.accumulation,
+        "gradient_accumulation_steps": cfg.accumulation,
+        "learning_rate": cfg.lr,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": cfg.end_factor},
+        "warmup_steps": cfg.warmup_steps,
+        "adam_beta1": cfg.betas[0],
+        "adam_beta2": cfg.betas[1],
+        "adam_epsilon": cfg.eps,
+        "weight_decay": cfg.weight_decay,
+        "max_grad_norm": cfg.grad_clip,
+        "bf16": cfg.dtype == "bf16",
+        "gradient_checkpointing": cfg.gradient_checkpointing,
+        "max_length": None,
+        "logging_steps": 1,
+        "save_steps": cfg.save_every,
+        "save_total_limit": 2,
+        "ignore_data_skip": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": not cpu,
+        "ddp_find_unused_parameters": False,
+        "use_cpu": cpu,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+
+
 def _arguments(cfg: SftConfig, state: Path, world_size: int, cpu: bool) -> Any:
-    """TRL's settings of one rank out of `world_size`."""
     from trl import SFTConfig
 
-    return SFTConfig(
-        output_dir=str(state),
-        max_steps=cfg.steps,
-        per_device_train_batch_size=cfg.batch_size // world_size // cfg.accumulation,
-        gradient_accumulation_steps=cfg.accumulation,
-        learning_rate=cfg.lr,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": cfg.end_factor},
-        warmup_steps=cfg.warmup_steps,
-        adam_beta1=cfg.betas[0],
-        adam_beta2=cfg.betas[1],
-        adam_epsilon=cfg.eps,
-        weight_decay=cfg.weight_decay,
-        max_grad_norm=cfg.grad_clip,
-        bf16=cfg.dtype == "bf16",
-        gradient_checkpointing=cfg.gradient_checkpointing,
-        max_length=None,
-        logging_steps=1,
-        save_steps=cfg.save_every,
-        save_total_limit=2,
-        ignore_data_skip=True,
-        remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        dataloader_pin_memory=not cpu,
-        ddp_find_unused_parameters=False,
-        use_cpu=cpu,
-        report_to=[],
-        disable_tqdm=True,
-    )
+    settings = trainer_settings(cfg, state, world_size, cpu)
+    return SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True})
 
 
 def make_trainer(job: SftJob, resume: Path | None, pacer: Any, world_size: int) -> Any:
@@ -253,7 +257,7 @@ def make_trainer(job: SftJob, resume: Path | None, pacer: Any, world_size: int) 
         model=model,
         args=_arguments(cfg, job.state, world_size, cpu),
         train_dataset=IterableDataset.from_generator(
-            _indices, gen_kwargs={"first": first, "end": cfg.steps * cfg.batch_size}
+            indices_of, gen_kwargs={"first": first, "end": cfg.steps * cfg.batch_size}
         ),
         processing_class=tokenizer,
         data_collator=Collator(
@@ -270,7 +274,7 @@ def steps_of(state: Path | None) -> int:
     return int(state.name.rpartition("-")[2]) if state else 0
 
 
-def _indices(first: int, end: int) -> Iterator[dict[str, int]]:
+def indices_of(first: int, end: int) -> Iterator[dict[str, int]]:
     for index in range(first, end):
         yield {"index": index}
 
