@@ -105,9 +105,13 @@ def sample_groups(
         seed = stable_seed(job.cfg.seed, step, *([batch] if batch else []))
 
         def generate(asked: Sequence[Sample], levels: Sequence[int]) -> list[Group]:
-            groups = job.rollouts.groups(asked, n=job.cfg.group_size, seed=seed, hint_levels=levels)
+            noise, shown = seed, levels
+            if job.hints.config.reroll and any(levels):  # the same question with other noise
+                noise, shown = stable_seed(seed, "reroll", max(levels)), [0] * len(levels)
+            groups = job.rollouts.groups(asked, n=job.cfg.group_size, seed=noise, hint_levels=shown)
             groups = shape(groups, job.overlong, max_tokens)
-            unhinted.extend(group for group in groups if group.hint_level == 0)
+            if not job.hints.config.reroll or not any(levels):
+                unhinted.extend(group for group in groups if group.hint_level == 0)
             return groups
 
         groups, counted = job.hints.sample(

@@ -91,10 +91,15 @@ class HintConfig:
     """Prompts that are remembered; those not seen longest are forgotten."""
     check_leaks: bool = True
     """Refuse hints that say more than their level allows (see `rollout.hint_leaks`)."""
+    reroll: bool = False
+    """A control: the same retries, but no hint is shown. Says what asking again does by itself;
+    `hints/L<k>` then counts the k-th retry, and nothing is remembered."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_level <= 5:
             raise ConfigError(f"hints.max_level={self.max_level} is not in 0…5")
+        if self.reroll and not self.max_level:
+            raise ConfigError("hints.reroll=true retries as hints.max_level=… says, which is 0")
         if not 0 <= self.decay <= 5:
             raise ConfigError(f"hints.decay={self.decay} is not in 0…5 (levels a visit)")
         if self.memory_size < 1:

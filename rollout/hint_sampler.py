@@ -149,7 +149,7 @@ class HintSampler:
                 if is_solved(group):
                     groups[i] = group
                     unsolved.remove(i)
-        if self.config.max_level and self.config.remember:
+        if self.config.max_level and self.config.remember and not self.config.reroll:
             for i, sample in enumerate(samples):
                 self.memory.record(sample.id, starts[i], needed[i])
         counts.remembered = len(self.memory)

@@ -78,7 +78,7 @@ def make_job(
     """`make_job(name, rule, max_level)`: a job on the untrained checkpoint, in a folder `name`."""
     learners = []
 
-    def make(name: str, rule: str = "even", max_level: int = 0) -> Job:
+    def make(name: str, rule: str = "even", max_level: int = 0, reroll: bool = False) -> Job:
         engine_pool.update_weights(read_weights(tiny_checkpoint), version=0)
         learner = LearnerGroup(LEARNER, tiny_checkpoint, total_updates=STEPS)
         learners.append(learner)
@@ -91,7 +91,7 @@ def make_job(
             stage=stage,
             source=source,
             rollouts=Rollouts(engine_pool, encoder, reward_pool, SamplingConfig(max_tokens=12)),
-            hints=HintSampler(HintConfig(max_level)),
+            hints=HintSampler(HintConfig(max_level, reroll=reroll)),
             learner=learner,
             log=MetricLogger(stage, WandbConfig(mode="disabled"), {}),
         )
@@ -202,6 +202,18 @@ def test_unsolved_prompts_are_retried_with_hints(make_job: Callable[..., Job]):
     assert again.hints.state() == job.hints.state() != {"levels": {}}
     for group in hinted:
         assert again.hints.memory.start(group.sample.id) == group.hint_level
+
+
+def test_the_control_retries_the_same_prompts_without_their_hints(make_job: Callable[..., Job]):
+    hinted = make_job("hinted", rule="lucky", max_level=1)
+    _, expected = sample_groups(hinted, hinted.source.take(12), step=0)
+    job = make_job("reroll", rule="lucky", max_level=1, reroll=True)
+    groups, metrics = sample_groups(job, job.source.take(12), step=0)
+    assert metrics["hints/L1/asked"] == expected["hints/L1/asked"] > 0
+    assert all(group.hint_level == 0 for group in groups) and len(job.hints.memory) == 0
+    # A retry that is solved comes from other noise, not from a look at what was wrong before.
+    assert metrics["hints/L1/solve_rate"] > 0, "no retry was solved: choose another seed"
+    assert metrics["reward/solved_share"] == pytest.approx(1 - metrics["hints/all_wrong_share"])
 
 
 def test_dynamic_sampling_fills_the_update_and_shaping_keeps_what_is_correct(

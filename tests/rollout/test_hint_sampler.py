@@ -117,6 +117,14 @@ def test_a_level_that_fell_too_far_rises_again_and_an_unsolved_prompt_is_tried_w
     assert groups[0].level == 3  # unsolved: the first group that was asked
 
 
+def test_a_reroll_needs_levels_and_remembers_nothing():
+    with pytest.raises(ConfigError, match="hints.max_level"):
+        HintConfig(reroll=True)
+    sampler = HintSampler(HintConfig(max_level=3, reroll=True))
+    run({"a": 3}, {}, 3, sampler)
+    assert len(sampler.memory) == 0
+
+
 def test_half_a_level_of_decay_takes_two_visits_a_level():
     sampler = HintSampler(HintConfig(max_level=5, decay=0.5))
     asked = [run({"a": 0 if visit else 2}, {}, 5, sampler)[0].asked[0][1] for visit in range(6)]
