@@ -21,6 +21,7 @@ from rl.reward_training import RewardTrainingConfig
 from rl.sft import SftConfig
 from rollout.config import EngineConfig, SamplingConfig
 from rollout.hint_sampler import HintConfig
+from rollout.tools.config import ToolConfig
 
 RL_STAGES = (
     "pretrain",
@@ -141,6 +142,8 @@ class RlConfig:
     """vLLM rollout engines."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How responses are drawn."""
+    tools: ToolConfig = field(default_factory=ToolConfig)
+    """What the policy may call in the middle of a response (GSPO and evaluation)."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """How responses are scored."""
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
@@ -158,3 +161,10 @@ class RlConfig:
             raise ConfigError(f"stages: {unknown[0]!r} is not one of {', '.join(RL_STAGES)}")
         if self.rounds < 0:
             raise ConfigError(f"rounds={self.rounds} must not be below 0")
+        single_turn = [name for name in self.stages if name in ("iterate", "mpo")]
+        if self.tools.names and single_turn:
+            raise ConfigError(
+                f"tools.names with stage {single_turn[0]}: it learns whole responses token by "
+                "token, tools' results included. Tools are for gspo and the evaluations; set "
+                "tools.names=[] here"
+            )

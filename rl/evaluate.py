@@ -148,6 +148,6 @@ def _record(greedy: Group, sampled: Group) -> dict[str, Any]:
         "pass_at_8": bool(sampled.correct.any()),
         "reasoned": float(sampled.reasoned.mean()),
         "format": float(np.mean([value == 1.0 for value in formats])) if formats else 1.0,
-        "tokens": float(np.mean([len(t.response_ids) for t in sampled.trajectories])),
+        "tokens": float(np.mean([t.num_sampled for t in sampled.trajectories])),
         "response": greedy.responses[0],
     }

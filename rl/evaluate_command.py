@@ -15,6 +15,7 @@ from rl.evaluate import KINDS, EvaluationConfig, evaluate
 from rl.session import Session
 from rl.stages import heldout_samples
 from rollout.config import EngineConfig, SamplingConfig
+from rollout.tools.config import ToolConfig
 
 
 @dataclass
@@ -32,6 +33,8 @@ class EvaluateConfig:
     """vLLM engines."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Limits of a response."""
+    tools: ToolConfig = field(default_factory=ToolConfig)
+    """What the policy may call in the middle of a response."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """How responses are scored."""
 
@@ -46,7 +49,7 @@ def run_evaluate(cfg: EvaluateConfig) -> None:
     samples = heldout_samples(cfg.evaluation, out)
     with (
         ray_session(),
-        Session(cfg.engine, cfg.rewards, cfg.sampling) as session,
+        Session(cfg.engine, cfg.rewards, cfg.sampling, tools=cfg.tools) as session,
     ):
         result = evaluate(session.rollouts(checkpoint), samples, cfg.evaluation.modes)
     result.save(out / "evaluation.jsonl")

@@ -58,8 +58,8 @@ class Group:
 
     @property
     def tokens(self) -> int:
-        """Response tokens, all responses together."""
-        return sum(len(trajectory.response_ids) for trajectory in self.trajectories)
+        """Sampled response tokens, all responses together."""
+        return sum(trajectory.num_sampled for trajectory in self.trajectories)
 
     @property
     def reasoned(self) -> np.ndarray:
@@ -116,6 +116,8 @@ def to_training(
                 prompt=group.prompt,
                 response_ids=trajectory.response_ids,
                 engine_logprobs=trajectory.logprobs,
+                sampled=trajectory.sampled,
+                media=trajectory.media,
                 advantage=float(advantages[row]),
                 group_id=number,
                 hint_level=group.hint_level,

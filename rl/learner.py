@@ -149,7 +149,7 @@ class LearnerGroup:
             budget = self.cfg.train.micro_batch_tokens
             plan = plan_ranks(batch, part, world, budget, self.cost_model)
             most = [  # response tokens of the fullest rank, a micro-batch
-                max(sum(len(batch[i].response_ids) for i in micro) for micro in micros)
+                max(sum(batch[i].num_sampled for i in micro) for micro in micros)
                 for micros in zip(*plan, strict=True)
             ]
             parts = [math.ceil(tokens / self.cfg.logit_chunk) for tokens in most]

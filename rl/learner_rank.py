@@ -7,7 +7,7 @@ refuses to go on if it isn't.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,10 +162,20 @@ class LearnerRank(Rank):
 
         prompts = [sequence.prompt for sequence in sequences]
         replies = [sequence.response_ids for sequence in sequences]
-        packed = lay_out(prompts, replies, self.model.config).to(self.engine.device)
+        media = [sequence.media for sequence in sequences]
+        packed = lay_out(prompts, replies, self.model.config, media)
+        kept = _sampled(sequences)
+        if not kept.all():  # the rest is read, and in neither the sum nor |y|
+            packed = replace(
+                packed,
+                response_index=packed.response_index[kept],
+                targets=packed.targets[kept],
+                response_lengths=torch.tensor([sequence.num_sampled for sequence in sequences]),
+            )
+        packed = packed.to(self.engine.device)
         lengths = packed.response_lengths
         columns = torch.arange(int(lengths.max()), device=lengths.device)
-        engine_logprobs = np.concatenate([sequence.engine_logprobs for sequence in sequences])
+        engine_logprobs = np.concatenate([sequence.engine_logprobs for sequence in sequences])[kept]
         advantages = [sequence.advantage for sequence in sequences]
         return MicroBatch(
             num_sequences=num_sequences,
@@ -280,3 +290,10 @@ class LearnerRank(Rank):
         step, state = loaded
         self.engine.steps_done = state["optimizer_steps"]
         return step, state["progress"]
+
+
+def _sampled(sequences: list[TrainingSequence]) -> np.ndarray:
+    """bool `[R]`: which of all response tokens, sequence after sequence, the policy sampled."""
+    return np.concatenate(
+        [np.ones(len(s.response_ids), bool) if s.sampled is None else s.sampled for s in sequences]
+    )

@@ -65,7 +65,7 @@ def shape(groups: Sequence[Group], cfg: OverlongConfig, max_tokens: int) -> list
         replace(
             group,
             scores=[
-                _punished(score, punishment(len(trajectory.response_ids), max_tokens, cfg))
+                _punished(score, punishment(trajectory.num_sampled, max_tokens, cfg))
                 for score, trajectory in zip(group.scores, group.trajectories, strict=True)
             ],
         )

@@ -33,7 +33,7 @@ def run_recipe(cfg: RlConfig) -> None:
     with (
         folder.exclusive(),
         ray_session(),
-        Session(cfg.engine, cfg.rewards, cfg.sampling, cfg.reward_model) as session,
+        Session(cfg.engine, cfg.rewards, cfg.sampling, cfg.reward_model, cfg.tools) as session,
     ):
         run = Run(cfg, folder, session, checkpoint)
         for name in cfg.stages:

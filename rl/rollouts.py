@@ -24,6 +24,7 @@ from rl.groups import Group
 from rollout.config import SamplingConfig
 from rollout.engines import EnginePool
 from rollout.seeds import stable_seed
+from rollout.tools.loop import Asked, ToolLoop, readable
 from rollout.trajectory import Trajectory
 
 
@@ -36,6 +37,7 @@ class Rollouts:
         rewards: running rule workers.
         sampling: limits of a response; temperature and n are given per call.
         reward_model: what scores `keye_rm` entries; without it they are errors.
+        tools: what responses may call; without it they have one turn.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Rollouts:
         rewards: RewardPool,
         sampling: SamplingConfig,
         reward_model: KeyeRewardModel | None = None,
+        tools: ToolLoop | None = None,
     ) -> None:
         self.engines = engines
         self.encoder = encoder
         self.rewards = rewards
         self.sampling = sampling
         self.reward_model = reward_model
+        self.tools = tools
         self.seconds: defaultdict[str, float] = defaultdict(float)
         """Seconds spent since the last `take_seconds`, by phase: encode, generate, reward."""
 
@@ -76,23 +80,32 @@ class Rollouts:
         sampling = self.sampling
         if temperature is not None:
             sampling = replace(sampling, temperature=temperature)
-        started = time.perf_counter()
-        prompts = [
-            self.encoder.encode(render(sample, level), sample.id)
+        seeds = [
+            stable_seed(seed, sample.id, sample.mode, level)
             for sample, level in zip(samples, levels, strict=True)
         ]
-        encoded = time.perf_counter()
-        trajectories = self.engines.generate(
-            prompts,
-            sampling,
-            seeds=[
-                stable_seed(seed, sample.id, sample.mode, level)
+        started = time.perf_counter()
+        if self.tools is not None:
+            asked = [
+                self._asked(self.tools, *one) for one in zip(samples, levels, seeds, strict=True)
+            ]
+            prompts = [one.prompt for one in asked]
+            encoded = time.perf_counter()
+            trajectories = self.tools.generate(asked, sampling, n)
+        else:
+            prompts = [
+                self.encoder.encode(render(sample, level), sample.id)
                 for sample, level in zip(samples, levels, strict=True)
-            ],
-            n=n,
-            sample_ids=[sample.id for sample in samples],
-            hint_levels=levels,
-        )
+            ]
+            encoded = time.perf_counter()
+            trajectories = self.engines.generate(
+                prompts,
+                sampling,
+                seeds=seeds,
+                n=n,
+                sample_ids=[sample.id for sample in samples],
+                hint_levels=levels,
+            )
         generated = time.perf_counter()
         texts = [[self.decode(t) for t in group] for group in trajectories]
         scores = self.score(samples, texts)
@@ -104,8 +117,20 @@ class Rollouts:
             for parts in zip(samples, levels, prompts, trajectories, texts, scores, strict=True)
         ]
 
+    def _asked(self, tools: ToolLoop, sample: Sample, level: int, seed: int) -> Asked:
+        """A sample with the tools it may call described in its prompt."""
+        chosen = tools.chosen(sample.extra.get("tools"), sample.id)
+        messages = tools.instruct(render(sample, level), chosen)
+        prompt = self.encoder.encode(messages, sample.id)
+        return Asked(prompt, sample.id, seed, chosen, sample.extra, level)
+
     def decode(self, trajectory: Trajectory) -> str:
-        """The response's text: its end-of-turn token is left out, grounding tokens are not."""
+        """The response's text: its end-of-turn token is left out, grounding tokens are not.
+
+        With tools: all turns, and the results between them (see `rollout.tools.loop.readable`).
+        """
+        if self.tools is not None:
+            return readable(trajectory, self.encoder.tokenizer, self.tools.writer.end_of_turn)
         ids = trajectory.response_ids
         if trajectory.finish_reason == "stop":
             ids = ids[:-1]
@@ -137,7 +162,7 @@ def rollout_metrics(
     included (else the accuracy would be that of the easy prompts); by default those of `groups`.
     """
     plain = list(unhinted) if unhinted is not None else [g for g in groups if g.hint_level == 0]
-    lengths = np.array([len(t.response_ids) for g in groups for t in g.trajectories])
+    lengths = np.array([t.num_sampled for g in groups for t in g.trajectories])
     reasons = [t.finish_reason for g in groups for t in g.trajectories]
     rewards = np.concatenate([group.rewards for group in groups])
     metrics = {
@@ -158,7 +183,20 @@ def rollout_metrics(
     if plain:
         metrics["reward/accuracy"] = float(np.mean([g.correct.mean() for g in plain]))
         metrics["reward/solved_share"] = float(np.mean([g.solved for g in plain]))
-    return metrics | _rule_metrics(groups)
+    return metrics | _rule_metrics(groups) | _tool_metrics(groups)
+
+
+def _tool_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """`tools/*` of the responses that could call tools; nothing where none could."""
+    uses = [t.tool_use for g in groups for t in g.trajectories if t.tool_use is not None]
+    if not uses:
+        return {}
+    calls = sum(use.calls for use in uses)
+    return {
+        "tools/calls": calls / len(uses),
+        "tools/errors": sum(use.errors for use in uses) / max(calls, 1),
+        "tools/turns_mean": sum(use.turns for use in uses) / len(uses),
+    }
 
 
 def _rule_metrics(groups: Sequence[Group]) -> dict[str, float]:

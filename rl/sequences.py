@@ -17,7 +17,7 @@ from pretrain.run.errors import KeyeError
 from pretrain.training.balancing import CostModel, plan_micro_batches
 
 if TYPE_CHECKING:
-    from pretrain.keye_vl.prompt import EncodedPrompt
+    from pretrain.keye_vl.prompt import EncodedPrompt, ReplyMedia
 
 
 @dataclass(slots=True)
@@ -28,7 +28,8 @@ class TrainingSequence:
     """What the response was conditioned on. Responses of a group share one object, so its images
     travel and are encoded once."""
     response_ids: np.ndarray
-    """int32 `[R]`: the sampled tokens, the end token included, R >= 1."""
+    """int32 `[R]`: the sampled tokens, the end token included, R >= 1; with tools, also what the
+    tools have answered between them."""
     engine_logprobs: np.ndarray
     """float32 `[R]`: log-probs as sampled, at the sampling temperature. Only compared, never
     learned from."""
@@ -42,6 +43,16 @@ class TrainingSequence:
     """For error messages."""
     ratio: float = math.nan
     """Filled by the learner: the sequence's importance ratio when its mini-batch was learned."""
+    sampled: np.ndarray | None = None
+    """bool `[R]`: the tokens that are learned from, |y| of them; None: all. The others are
+    conditioned on and nothing else."""
+    media: ReplyMedia | None = None
+    """Images among the tokens that were not sampled."""
+
+    @property
+    def num_sampled(self) -> int:
+        """|y|: response tokens that the policy sampled."""
+        return len(self.response_ids) if self.sampled is None else int(self.sampled.sum())
 
     @property
     def num_tokens(self) -> int:
@@ -64,6 +75,14 @@ def check_sequences(batch: Sequence[TrainingSequence]) -> None:
             raise KeyeError(
                 f"{where}: a response of {length} tokens with {len(sequence.engine_logprobs)} "
                 "log-probs; the engine must return at least one token and one log-prob for each"
+            )
+        if sequence.sampled is not None and (
+            len(sequence.sampled) != length or not sequence.sampled.any()
+        ):
+            raise KeyeError(
+                f"{where}: a response of {length} tokens with a mask of {len(sequence.sampled)}, "
+                f"{sequence.num_sampled} of them sampled; the mask needs one entry a token, and at "
+                "least one token must be sampled"
             )
         if not math.isfinite(sequence.advantage):
             raise KeyeError(
@@ -163,7 +182,8 @@ def plan_ranks(
 
 
 def _unit_cost(batch: Sequence[TrainingSequence], unit: list[int], cost_model: CostModel) -> float:
-    grid = batch[unit[0]].prompt.grid_thw
-    patches = [] if grid is None else np.prod(grid, axis=1)
+    holders = [batch[unit[0]].prompt, *(batch[i].media for i in unit)]
+    grids = [m.grid_thw for m in holders if m is not None and m.grid_thw is not None]
+    patches = np.prod(np.concatenate(grids), axis=1) if grids else []
     vision = cost_model.cost(0, patches)
     return vision + sum(cost_model.cost(batch[index].num_tokens) for index in unit)

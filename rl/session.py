@@ -23,6 +23,8 @@ from rewards.pool import RewardPool
 from rl.rollouts import Rollouts
 from rollout.config import EngineConfig, SamplingConfig
 from rollout.engines import EnginePool
+from rollout.tools import Tool, ToolConfig, open_tools
+from rollout.tools.loop import ToolLoop
 
 
 class Session:
@@ -34,6 +36,7 @@ class Session:
         rewards: RewardConfig,
         sampling: SamplingConfig,
         reward_model: RewardModelConfig | None = None,
+        tools: ToolConfig | None = None,
     ) -> None:
         self.engine, self.reward_config, self.sampling = engine, rewards, sampling
         self._reward_model_config = reward_model or RewardModelConfig()
@@ -41,6 +44,8 @@ class Session:
         self._engines: EnginePool | None = None
         self._architecture: dict[str, Any] = {}
         self._rewards: RewardPool | None = None
+        self._tool_config = tools or ToolConfig()
+        self._tools: dict[str, Tool] = {}
 
     def rollouts(self, checkpoint: Path) -> Rollouts:
         """Rollouts of `checkpoint`'s weights; raises `KeyeError` when there is no checkpoint."""
@@ -49,8 +54,13 @@ class Session:
             self._rewards = RewardPool(self.reward_config)
         if self._reward_model is None and self._reward_model_config.checkpoint:
             self._reward_model = KeyeRewardModel.open(self._reward_model_config)
+        if self._tool_config.names and not self._tools:
+            self._tools = open_tools(self._tool_config)
         engines = self._engines_with(checkpoint)
-        return Rollouts(engines, encoder, self._rewards, self.sampling, self._reward_model)
+        tools = None
+        if self._tools:
+            tools = ToolLoop(engines, encoder, self._tools, self._tool_config)
+        return Rollouts(engines, encoder, self._rewards, self.sampling, self._reward_model, tools)
 
     def _engines_with(self, checkpoint: Path) -> EnginePool:
         architecture = read_json(checkpoint / "config.json")

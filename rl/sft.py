@@ -99,8 +99,9 @@ def run_sft(
 
     Args:
         checkpoint: where to start.
-        examples: index → a conversation ending with the assistant's reply, or a pair
-            `(EncodedPrompt, int32 [R] reply ids)` to learn token for token what was sampled. Called
+        examples: index → a conversation ending with the assistant's reply, a pair
+            `(EncodedPrompt, int32 [R] reply ids)` to learn token for token what was sampled, or a
+            `ToolTrace`, of which everything but the tools' results is learned. Called
             in the ranks for each index in 0…steps × batch_size − 1, so it must be picklable and a
             pure function of the index.
         cfg: see `SftConfig`.

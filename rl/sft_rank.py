@@ -20,11 +20,13 @@ from pretrain.training.ranks import Rank
 if TYPE_CHECKING:
     import torch
 
-    from pretrain.keye_vl.prompt import EncodedPrompt, PromptEncoder
+    from pretrain.keye_vl.prompt import PromptEncoder
     from rl.sft import SftConfig
+    from rollout.tools.traces import EncodedTrace
 
-Example = "list[dict[str, Any]] | tuple[EncodedPrompt, np.ndarray]"
-"""A conversation that ends with the assistant's reply, or a prompt and reply as token ids."""
+Example = "list[dict[str, Any]] | tuple[EncodedPrompt, np.ndarray] | ToolTrace"
+"""A conversation that ends with the assistant's reply, a prompt and reply as token ids, or a
+conversation with tools, whose results are not learned."""
 
 
 @dataclass(slots=True)
@@ -53,32 +55,40 @@ class Collator:
         there are media, `pixel_values` `[N, 3, 14, 14]` and `grid_thw` `[M, 3]`."""
         import torch
 
-        pairs = [self._encode(row["index"]) for row in rows]
-        shape = (len(pairs), max(len(prompt.ids) + len(reply) for prompt, reply in pairs))
+        traces = [self._encode(row["index"]) for row in rows]
+        shape = (len(traces), max(len(trace.prompt.ids) + len(trace.ids) for trace in traces))
         ids, labels = np.full(shape, self.pad_id), np.full(shape, -100)
         mask = np.zeros(shape, np.int64)
-        for row, (prompt, reply) in enumerate(pairs):
-            start, end = len(prompt.ids), len(prompt.ids) + len(reply)
-            ids[row, :start] = prompt.ids
-            ids[row, start:end] = labels[row, start:end] = reply
+        for row, trace in enumerate(traces):
+            start, end = len(trace.prompt.ids), len(trace.prompt.ids) + len(trace.ids)
+            ids[row, :start], ids[row, start:end] = trace.prompt.ids, trace.ids
+            labels[row, start:end] = np.where(trace.sampled, trace.ids, -100)
             mask[row, :end] = 1
+        # In a reply with images, placeholders stand for features as they do in a prompt.
+        given = [len(t.prompt.ids) + (len(t.ids) if t.media else 0) for t in traces]
         batch = {
             "input_ids": ids,
             "attention_mask": mask,
             "labels": labels,
-            "prompt_lengths": np.array([len(prompt.ids) for prompt, _ in pairs]),
+            "prompt_lengths": np.array(given),
         }
-        media = [prompt for prompt, _ in pairs if prompt.pixel_values is not None]
+        holders = [holder for trace in traces for holder in (trace.prompt, trace.media)]
+        media = [m for m in holders if m is not None and m.pixel_values is not None]
         if media:
-            batch["pixel_values"] = np.concatenate([prompt.pixel_values for prompt in media])
-            batch["grid_thw"] = np.concatenate([prompt.grid_thw for prompt in media])
+            batch["pixel_values"] = np.concatenate([m.pixel_values for m in media])
+            batch["grid_thw"] = np.concatenate([m.grid_thw for m in media])
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
-    def _encode(self, index: int) -> tuple[EncodedPrompt, np.ndarray]:
+    def _encode(self, index: int) -> EncodedTrace:
+        from rollout.tools.traces import EncodedTrace, ToolTrace
+
         example = self.examples(index)
+        if isinstance(example, ToolTrace):
+            return example.encode(self.encoder)
         if isinstance(example, list):
-            return self.encoder.encode_example(example, f"{index} of the fine-tuning data")
-        return example
+            example = self.encoder.encode_example(example, f"{index} of the fine-tuning data")
+        prompt, reply = example
+        return EncodedTrace(prompt, reply, np.ones(len(reply), bool), None)
 
 
 class SftRank(Rank):

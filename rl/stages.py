@@ -108,7 +108,7 @@ def evaluation(run: Run, name: str) -> None:
             "behaviour": result.behaviour(),
         }
 
-    run.stage(name, [cfg, run.cfg.sampling], body)
+    run.stage(name, [cfg, run.cfg.sampling, *tool_identity(run.cfg)], body)
 
 
 def heldout_samples(cfg: EvaluationConfig, folder: Path) -> list[Sample]:
@@ -166,11 +166,17 @@ def gspo(
     run.advance(name)
 
 
+def tool_identity(cfg: RlConfig) -> list[Any]:
+    """The tools' settings where there are tools."""
+    return [{"tools": cfg.tools}] if cfg.tools.names else []
+
+
 def _gspo_identity(cfg: RlConfig) -> list[Any]:
     """What decides the outcome; what is switched off doesn't, whatever its other settings."""
     hints = cfg.hints if cfg.hints.max_level else {"max_level": 0}
     parts = [cfg.gspo, cfg.data, hints, cfg.learner, cfg.sampling]
     parts += [{"dynamic": cfg.dynamic}] if cfg.dynamic.on else []
+    parts += tool_identity(cfg)
     parts += [{"reward_model": cfg.reward_model}] if cfg.reward_model.checkpoint else []
     return parts + ([{"overlong": cfg.overlong}] if cfg.overlong.buffer else [])
 

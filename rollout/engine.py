@@ -54,7 +54,11 @@ class PromptRequest:
     seeds: list[int]
     """One per response."""
     prefixes: list[np.ndarray] = field(default_factory=list)
-    """int32 `[K]` per response: tokens sampled before an interruption; empty for fresh ones."""
+    """int32 `[K]` per response: tokens it has already; empty for fresh ones."""
+    starts: list[int] = field(default_factory=list)
+    """Index of each response's next token in its noise; by default the length of its prefix."""
+    limits: list[int] = field(default_factory=list)
+    """Most new tokens of each response; by default what its prefix leaves of the sampling's."""
 
     @classmethod
     def of(cls, prompt: EncodedPrompt, sample_id: str, seed: int, n: int) -> PromptRequest:
@@ -214,11 +218,13 @@ class Engine:
         """Queue all responses of one request and yield their ids; the media are read once."""
         processed = self._process(request, sampling)
         prefixes = request.prefixes or [_NO_TOKENS] * len(request.seeds)
-        for seed, prefix in zip(request.seeds, prefixes, strict=True):
+        limits = _limits(request, sampling)
+        starts = request.starts or [len(prefix) for prefix in prefixes]
+        for seed, prefix, start, limit in zip(request.seeds, prefixes, starts, limits, strict=True):
             single = copy(processed)
             self._requests += 1
             single.request_id = single.external_req_id = str(self._requests)
-            single.sampling_params = self._params(sampling, seed, len(prefix), cumulative)
+            single.sampling_params = self._params(sampling, seed, start, limit, cumulative)
             single.prompt_token_ids = processed.prompt_token_ids + prefix.tolist()
             self._llm.output_processor.add_request(single, None, None, 0)
             self._llm.engine_core.add_request(single)
@@ -227,10 +233,13 @@ class Engine:
 
     def _process(self, request: PromptRequest, sampling: SamplingConfig) -> Any:
         """vLLM's own request for one prompt, its ids checked against the learner's."""
-        if len(request.ids) + sampling.max_tokens > self.config.max_length:
+        prefixes = request.prefixes or [_NO_TOKENS] * len(request.seeds)
+        limits = _limits(request, sampling)
+        longest = max(len(p) + limit for p, limit in zip(prefixes, limits, strict=True))
+        if len(request.ids) + longest > self.config.max_length:
             raise KeyeError(
                 f"{self.name}: the prompt of sample {request.sample_id} has {len(request.ids)} "
-                f"tokens and its response up to {sampling.max_tokens}, above engine.max_length = "
+                f"tokens and its response up to {longest}, above engine.max_length = "
                 f"{self.config.max_length}. Raise engine.max_length, lower sampling.max_tokens, or "
                 "drop the sample (media are never truncated)."
             )
@@ -242,7 +251,7 @@ class Engine:
             processed = self._llm.input_processor.process_inputs(
                 "0",
                 prompt,
-                self._params(sampling, 0, 0),
+                self._params(sampling, 0, 0, max(limits)),
                 supported_tasks=self._llm.get_supported_tasks(),
             )
         except (ValueError, AssertionError, RuntimeError) as error:
@@ -259,7 +268,7 @@ class Engine:
         return processed
 
     def _params(
-        self, sampling: SamplingConfig, seed: int, start: int, cumulative: bool = False
+        self, sampling: SamplingConfig, seed: int, start: int, limit: int, cumulative: bool = False
     ) -> SamplingParams:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -271,7 +280,7 @@ class Engine:
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
-            max_tokens=sampling.max_tokens - start,
+            max_tokens=limit,
             ignore_eos=sampling.ignore_eos,
             stop_token_ids=[] if sampling.ignore_eos else self._stop,
             logit_bias=self._forbidden,
@@ -362,6 +371,12 @@ class Engine:
 
 
 _NO_TOKENS = np.zeros(0, np.int32)
+
+
+def _limits(request: PromptRequest, sampling: SamplingConfig) -> list[int]:
+    """Most new tokens of each response."""
+    prefixes = request.prefixes or [_NO_TOKENS] * len(request.seeds)
+    return request.limits or [sampling.max_tokens - len(prefix) for prefix in prefixes]
 
 
 def _response(output: Any) -> Response:

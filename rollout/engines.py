@@ -108,6 +108,12 @@ class EnginePool:
             )
         ]
 
+    def respond(
+        self, requests: list[PromptRequest], sampling: SamplingConfig
+    ) -> list[list[Response]]:
+        """New tokens for requests that bring their own prefixes and limits, in order."""
+        return self._run(requests, sampling)
+
     def complete(
         self, groups: Sequence[Sequence[Trajectory]], sampling: SamplingConfig
     ) -> list[list[Trajectory]]:

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from pretrain.keye_vl.prompt import EncodedPrompt
+    from pretrain.keye_vl.prompt import EncodedPrompt, ReplyMedia
+
+
+@dataclass(slots=True)
+class ToolUse:
+    """What a response that could call tools did with them."""
+
+    turns: int
+    """Turns of the policy, at least 1."""
+    calls: int
+    """Calls in them, ill-formed ones included; calls in the last turn are not answered."""
+    errors: int
+    """Calls whose result was an error text."""
+    results: list[str]
+    """The text of each result turn, in order."""
 
 
 @dataclass(slots=True)
@@ -36,11 +50,23 @@ class Trajectory:
     """`stop` (end token), `length` (token limit) or `paused` (to be continued)."""
     stale_tokens: int = 0
     """Leading response tokens that an earlier version of the weights sampled."""
+    sampled: np.ndarray | None = None
+    """bool `[R]`: False where a tool's result stands, which nobody learns to write (its log-probs
+    are 0); None when the policy sampled every token."""
+    media: ReplyMedia | None = None
+    """Images in tools' results."""
+    tool_use: ToolUse | None = None
+    """None when the sample had no tools."""
 
     @property
     def prompt_ids(self) -> np.ndarray:
         """int32 `[P]`, visual placeholders expanded."""
         return self.prompt.ids
+
+    @property
+    def num_sampled(self) -> int:
+        """Response tokens that the policy sampled."""
+        return len(self.response_ids) if self.sampled is None else int(self.sampled.sum())
 
     @property
     def length(self) -> int:

@@ -49,6 +49,16 @@ class EncodedPrompt:
     (a tuple per video), `slow_size` and `fast_size` (height and width in pixels)."""
 
 
+@dataclass(slots=True)
+class ReplyMedia:
+    """Images inside a reply: those that tools have put there."""
+
+    pixel_values: np.ndarray
+    """float32 `[N, 3, 14, 14]`, in order of appearance."""
+    grid_thw: np.ndarray
+    """int64 `[M, 3]`"""
+
+
 class PromptEncoder:
     """Chat messages → `EncodedPrompt`, through a checkpoint's tokenizer and image processor."""
 
@@ -85,6 +95,10 @@ class PromptEncoder:
             raise KeyeError(f"sample {sample_id}: {error}") from error
         self._check_length(len(prompt.ids), sample_id)
         return prompt
+
+    def encode_text(self, text: str, media: list[dict]) -> EncodedPrompt:
+        """A piece of a conversation with one placeholder per medium, no template around it."""
+        return self._expand(self._encode_text(text, add_special_tokens=False).ids, media)
 
     def encode_example(
         self, messages: list[dict], sample_id: str
@@ -193,7 +207,7 @@ class PackedSequences:
     token_rows: Tensor | None
     """int64 `[V]` which of the T tokens each token of the full layout is; None when V = T"""
     prompt_lengths: Tensor
-    """int64 `[B]`"""
+    """int64 `[B]`: tokens in which a placeholder stands for a feature (a reply with images too)"""
     response_index: Tensor
     """int64 `[K]` which of the T tokens' logits predict the response tokens, in order"""
     response_lengths: Tensor
@@ -236,6 +250,7 @@ def pack(
     config: KeyeVL1_5Config,
     *,
     share: Sequence[int] | None = None,
+    reply_media: Sequence[ReplyMedia | None] | None = None,
 ) -> PackedSequences:
     """Pack prompt i followed by reply i, for all i.
 
@@ -248,15 +263,21 @@ def pack(
         config: the model's configuration.
         share: sequences with equal numbers have the same media, which are encoded once; by default
             those with the same prompt object.
+        reply_media: images inside each reply. In a reply that has some, every placeholder stands
+            for a feature; in others it is a sampled token, which means nothing.
     """
     prompt_lengths = np.array([len(p.ids) for p in prompts], dtype=np.int64)
     response_lengths = np.array([len(r) for r in replies], dtype=np.int64)
     bounds = np.concatenate(([0], np.cumsum(prompt_lengths + response_lengths)))
     full = np.concatenate([x for pair in zip(prompts, replies, strict=True) for x in _ids(*pair)])
     full = full.astype(np.int64)
-    grids = [p.grid_thw for p in prompts if p.grid_thw is not None]
+    inside = list(reply_media) if reply_media is not None else [None] * len(prompts)
+    media = [m for pair in zip(prompts, inside, strict=True) for m in pair]
+    grids = [m.grid_thw for m in media if m is not None and m.grid_thw is not None]
     merge = config.vision_config.spatial_merge_size
-    mask = visual_mask(full, config.visual_token_ids, bounds, prompt_lengths)
+    illustrated = np.array([m is not None for m in inside], dtype=bool)
+    given = prompt_lengths + np.where(illustrated, response_lengths, 0)
+    mask = visual_mask(full, config.visual_token_ids, bounds, given)
     positions = packed_positions(mask, bounds, np.concatenate(grids) if grids else None, merge)
     # Which response token a token of the full layout is followed by: one place later.
     ordinal = np.arange(response_lengths.sum()) - np.repeat(
@@ -265,17 +286,14 @@ def pack(
     predicting = np.repeat(bounds[:-1] + prompt_lengths - 1, response_lengths) + ordinal
     rows, held = _shared_rows(prompts, prompt_lengths, bounds)
     keys = [id(p) for p in prompts] if share is None else list(share)
-    once = list({id(p): i for i, p in reversed(list(enumerate(prompts)))}.values())
-    once.sort()
-    pixel_values, grid_thw, feature_index = _shared_media(
-        [prompts[i] for i in once], [keys[i] for i in once], merge
-    )
+    held_media = _held_media(prompts, inside, keys)
+    pixel_values, grid_thw, feature_index = _shared_media(held_media, merge)
     return PackedSequences(
         input_ids=torch.from_numpy(full[held])[None],
         position_ids=torch.from_numpy(positions[:, held])[:, None],
         cu_seqlens=torch.from_numpy(bounds.astype(np.int32)),
         token_rows=None if rows is None else torch.from_numpy(rows),
-        prompt_lengths=torch.from_numpy(prompt_lengths),
+        prompt_lengths=torch.from_numpy(given),
         response_index=torch.from_numpy(predicting if rows is None else rows[predicting]),
         response_lengths=torch.from_numpy(response_lengths),
         targets=torch.from_numpy(full[predicting + 1]),
@@ -313,24 +331,39 @@ def _shared_rows(
     return (np.cumsum(keep) - 1)[source], np.flatnonzero(keep)
 
 
+def _held_media(
+    prompts: Sequence[EncodedPrompt], inside: Sequence[ReplyMedia | None], keys: Sequence[int]
+) -> list[tuple[EncodedPrompt | ReplyMedia, int]]:
+    """Media with their keys, as their placeholders follow each other among the tokens held."""
+    seen: set[int] = set()
+    held: list[tuple[EncodedPrompt | ReplyMedia, int]] = []
+    for prompt, own, key in zip(prompts, inside, keys, strict=True):
+        if id(prompt) not in seen:
+            seen.add(id(prompt))
+            held.append((prompt, key))
+        if own is not None:
+            held.append((own, id(own)))
+    return held
+
+
 def _shared_media(
-    prompts: Sequence[EncodedPrompt], keys: list[int], merge: int
+    media: Sequence[tuple[EncodedPrompt | ReplyMedia, int]], merge: int
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Patches and grids of distinct media, and where each sequence finds its features."""
+    """Patches and grids of the media with distinct keys, and where each finds its features."""
     rows: dict[int, np.ndarray] = {}
     distinct, index, total = [], [], 0
-    for prompt, key in zip(prompts, keys, strict=True):
-        if prompt.grid_thw is None:
+    for holder, key in media:
+        if holder.grid_thw is None:
             continue
         if key not in rows:
-            count = int(prompt.grid_thw.prod(1).sum()) // merge**2
+            count = int(holder.grid_thw.prod(1).sum()) // merge**2
             rows[key] = np.arange(total, total + count)
             total += count
-            distinct.append(prompt)
+            distinct.append(holder)
         index.append(rows[key])
     if not distinct:
         return None, None, None
-    pixels = torch.from_numpy(np.concatenate([p.pixel_values for p in distinct]))
-    grids = torch.from_numpy(np.concatenate([p.grid_thw for p in distinct]))
+    pixels = torch.from_numpy(np.concatenate([m.pixel_values for m in distinct]))
+    grids = torch.from_numpy(np.concatenate([m.grid_thw for m in distinct]))
     shared = len(distinct) < len(index)
     return pixels, grids, torch.from_numpy(np.concatenate(index)) if shared else None

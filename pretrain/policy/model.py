@@ -21,7 +21,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from pretrain.keye_vl import checkpoint as keye
 from pretrain.keye_vl.configuration import KeyeVL1_5Config
-from pretrain.keye_vl.prompt import EncodedPrompt, PackedSequences, pack
+from pretrain.keye_vl.prompt import EncodedPrompt, PackedSequences, ReplyMedia, pack
 from pretrain.run.errors import KeyeError
 
 NOT_TRAINED = "packing_position_embedding"
@@ -62,11 +62,19 @@ class PaddedSequences:
 
 
 def lay_out(
-    prompts: Sequence[EncodedPrompt], replies: Sequence[np.ndarray], config: PretrainedConfig
+    prompts: Sequence[EncodedPrompt],
+    replies: Sequence[np.ndarray],
+    config: PretrainedConfig,
+    reply_media: Sequence[ReplyMedia | None] | None = None,
 ) -> PackedSequences | PaddedSequences:
-    """A batch of prompt i followed by reply i (int `[R_i]`, R_i ≥ 1), as the family takes it."""
+    """A batch of prompt i followed by reply i (int `[R_i]`, R_i ≥ 1), as the family takes it.
+
+    `reply_media`: images inside the replies, which only Keye-VL-1.5 can have.
+    """
     if isinstance(config, KeyeVL1_5Config):
-        return pack(prompts, replies, config)
+        return pack(prompts, replies, config, reply_media=reply_media)
+    if reply_media is not None and any(media is not None for media in reply_media):
+        raise KeyeError(f"a {config.model_type} policy can't be given images inside a reply")
     rows = [np.concatenate((p.ids, r)) for p, r in zip(prompts, replies, strict=True)]
     longest = max(len(row) for row in rows)
     padded = np.stack([np.pad(row, (0, longest - len(row)), mode="edge") for row in rows])

@@ -28,6 +28,7 @@ BUILTIN: dict[str, str] = {
     "markdown": "rewards.rules.structure:markdown",
     "html": "rewards.rules.structure:html",
     "format": "rewards.rules.format:format_rule",
+    "agentic_format": "rewards.rules.agentic:agentic_format",
     "length": "rewards.rules.shaping:length",
     "repetition": "rewards.rules.shaping:repetition",
     "language": "rewards.rules.shaping:language",

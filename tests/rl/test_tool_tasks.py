@@ -1,0 +1,141 @@
+"""The tasks that need a tool, and the rule that checks the form."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from pretrain.run.errors import ConfigError
+from rewards.rules.agentic import agentic_format
+from rl.tool_tasks import (
+    LOOKUP,
+    SMALL_DIGITS,
+    ToolTasks,
+    ToolTraces,
+    facts,
+    field_box,
+    small_digits,
+    write_documents,
+)
+from rollout.tools import ToolConfig, open_tools
+from rollout.tools.calls import find_calls
+
+MIX = {LOOKUP: 1.0, SMALL_DIGITS: 1.0}
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory):
+    path = tmp_path_factory.mktemp("documents") / "facts.jsonl"
+    write_documents(path)
+    return open_tools(ToolConfig(names=["search", "crop"], documents=str(path), results=1))
+
+
+def test_a_search_finds_every_fact(tools):
+    known = facts()
+    assert len(known) == 600
+    for name, number in known.items():
+        assert tools["search"].call({"query": name}, None).text == f"[1] {name} {number}"
+    assert len(set(known.values())) > 80
+
+
+def test_the_test_facts_are_not_asked_for_in_training():
+    asked = {
+        split: {
+            ToolTasks({LOOKUP: 1.0}, 1, split)[k].messages[0]["content"][0]["text"]
+            for k in range(1500)
+        }
+        for split in ("train", "test")
+    }
+    assert not asked["train"] & asked["test"]
+    assert len(asked["train"]) > 400 and len(asked["test"]) > 100
+
+
+def test_the_crop_shows_the_digits_at_full_size(tools):
+    for field in range(9):
+        left, top, right, bottom = field_box(field)
+        assert right - left == bottom - top == pytest.approx(110, abs=1)
+    rng = np.random.default_rng(4)
+    task = small_digits(rng, "test")
+    trace = ToolTraces(ToolTasks({SMALL_DIGITS: 1.0}, 3), tools, "names")(0)
+    image = trace.results[0][0].image
+    assert image.size == (84, 84)
+    sample = ToolTasks({SMALL_DIGITS: 1.0}, 3)[0]
+    picture = sample.messages[0]["content"][0]["image"]
+    assert picture.shape == (756, 756, 3)
+    place = sample.messages[0]["content"][1]["text"][10:12]
+    row, column = "tmb".index(place[0]), "lmr".index(place[1])
+    y, x = row * 252 + 84, column * 252 + 84
+    np.testing.assert_array_equal(np.asarray(image), picture[y : y + 84, x : x + 84])
+    assert 1 <= len(task.sample.answer) <= 3
+
+
+def test_the_processor_makes_the_picture_too_small_to_read(encoder):
+    sample = ToolTasks({SMALL_DIGITS: 1.0}, 3)[0]
+    prompt = encoder.encode(sample.messages, "s")
+    np.testing.assert_array_equal(prompt.grid_thw, [[1, 16, 16]])  # 224 of 756 pixels
+
+
+def test_traces_are_pure_have_the_form_and_say_the_answer(tools, encoder):
+    traces = ToolTraces(ToolTasks(MIX, 5), tools, "names")
+    kinds = set()
+    for index in range(12):
+        sample = traces.tasks[index]
+        kinds.add(sample.task_type)
+        trace = traces(index)
+        [call] = find_calls(trace.turns[0])
+        assert call.name == sample.extra["tools"][0] and not call.fault
+        result = trace.results[0][0]
+        text = (
+            f"{trace.turns[0]}<tool_response>{result.text or 'i'}</tool_response>{trace.turns[1]}"
+        )
+        row = sample.to_row(media=False)
+        assert agentic_format(text, row, min_calls=1, allow_errors=False).value == 1.0
+        assert f"\\boxed{{{sample.answer}}}" in trace.turns[1]
+        if sample.task_type == LOOKUP:
+            assert result.text.endswith(f" {sample.answer}")
+        encoded, again = trace.encode(encoder), traces(index).encode(encoder)
+        np.testing.assert_array_equal(encoded.ids, again.ids)
+        assert len(encoded.prompt.ids) + len(encoded.ids) < 400
+    assert kinds == set(MIX)
+
+
+def test_the_stream_resumes_and_refuses_other_data():
+    stream = ToolTasks(MIX, 5)
+    stream.take(3)
+    other = ToolTasks(MIX, 5)
+    other.load_state(json.loads(json.dumps(stream.state())))
+    assert [s.id for s in other.take(4)] == [s.id for s in stream.take(4)]
+    assert stream.metrics() == {"data/samples": 7.0}
+    with pytest.raises(Exception, match="is not the data of the interrupted run"):
+        ToolTasks(MIX, 6).load_state(stream.state())
+    with pytest.raises(ConfigError, match="tools/lookup, tools/small_digits"):
+        ToolTasks({"tools/none": 1.0}, 1)
+    with pytest.raises(ConfigError, match="split='dev'"):
+        ToolTasks(MIX, 1, "dev")
+
+
+CALL = '<think>a</think><tool_call>{"name": "search", "arguments": {}}</tool_call>'
+RESULT = "<tool_response>\nx\n</tool_response>"
+ANSWER = "<think>b</think><answer>\\boxed{1}</answer>"
+
+
+@pytest.mark.parametrize(
+    ("response", "arguments", "reason"),
+    [
+        (CALL + RESULT + ANSWER, {}, ""),
+        (ANSWER, {}, ""),
+        (ANSWER, {"min_calls": 1}, "0 calls, at least 1"),
+        (CALL + RESULT + CALL + RESULT + ANSWER, {"max_calls": 1}, "2 calls, at most 1"),
+        (CALL + RESULT + CALL, {}, "ends with tool_call"),
+        (CALL.replace("search", "crop") + RESULT + ANSWER, {}, "a call of 'crop'"),
+        (CALL + RESULT.replace("x", "error: y") + ANSWER, {"allow_errors": False}, "1 failed call"),
+        (CALL + RESULT.replace("x", "error: y") + ANSWER, {}, ""),
+        ("<tool_call>{}</tool_call>", {}, "after the start"),
+    ],
+)
+def test_agentic_format(response, arguments, reason):
+    result = agentic_format(response, {"tools": ["search"]}, **arguments)
+    assert result.value == (0.0 if reason else 1.0)
+    assert reason in result.details.get("reason", "")
