@@ -215,7 +215,8 @@ def credibility(rng: np.random.Generator, sample: Sample, draft: Draft) -> Draft
 def clarity(rng: np.random.Generator, sample: Sample, draft: Draft) -> Draft | None:
     """Steps in a wrong order, or the symbols of one step in a wrong order."""
     steps = list(draft.steps)
-    if len(steps) > 1 and rng.random() < 0.5:
+    # Equal steps have one order only: 0+0=0;0+0=0.
+    if len(set(steps)) > 1 and rng.random() < 0.5:
         while steps == draft.steps:
             steps = [draft.steps[k] for k in rng.permutation(len(steps))]
         return replace(draft, steps=steps).flawed("clarity")

@@ -155,6 +155,14 @@ def test_wrong_answers_are_of_the_same_kind():
     assert wrong_answer(rng, "<|box_start|>(1,2),(3,4)<|box_end|>") is None
 
 
+def test_equal_steps_have_no_other_order():
+    sample = WorldPairs(WorldPairsConfig(tasks={"text/arithmetic": 1.0})).samples[0]
+    draft = Draft(["0+0=0", "0+0=0"], "0", "think")
+    for seed in range(8):
+        changed = DEFECTS["clarity"](np.random.default_rng(seed), sample, draft)
+        assert changed is None or changed.steps != draft.steps
+
+
 def test_defects_leave_the_right_draft_alone(pairs):
     sample = pairs[0].query
     draft = correct_draft(sample, "think")
