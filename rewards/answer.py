@@ -117,6 +117,18 @@ def _closing_brace(text: str, start: int) -> int:
     return -1
 
 
+def unboxed(text: str) -> str:
+    r"""The text as its reader sees it: every closed `\boxed{A}` is A."""
+    pieces, place = [], 0
+    while (start := text.find(BOX, place)) >= 0:
+        end = _closing_brace(text, start + len(BOX))
+        if end < 0:
+            break
+        pieces += [text[place:start], text[start + len(BOX) : end]]
+        place = end + 1
+    return "".join([*pieces, text[place:]])
+
+
 def final_answers(response: str, mode: str | None) -> list[str]:
     """The distinct answers given: the boxes of the answer section, or the section itself.
 

@@ -11,6 +11,7 @@ from pretrain.run.metrics import WandbConfig
 from pretrain.stages.config import PretrainConfig
 from rewards.config import RewardConfig
 from rewards.keye_rm.config import RewardModelConfig
+from rl.alignment.config import AlignmentConfig
 from rl.dynamic import DynamicConfig
 from rl.evaluate import EvaluationConfig
 from rl.iterated_config import IteratedConfig
@@ -37,6 +38,11 @@ RL_STAGES = (
     "reward_anneal_measured",
     "reward_gspo",
     "reward_gspo_measured",
+    "alignment_before",
+    "alignment_sft",
+    "alignment_sft_measured",
+    "alignment_gspo",
+    "alignment_after",
 )
 
 
@@ -130,6 +136,8 @@ class RlConfig:
     """What such a round does beside cold start and GSPO."""
     mpo: MpoConfig = field(default_factory=MpoConfig)
     """Mixed preference optimisation on pairs of the policy's own responses (stage `mpo`)."""
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    """Alignment RL: the mix of prompt sources of the stages `alignment_…`."""
     hints: HintConfig = field(default_factory=HintConfig)
     """Progressive hints for prompts that no response solves."""
     dynamic: DynamicConfig = field(default_factory=DynamicConfig)

@@ -9,6 +9,7 @@ from pretrain.data.sample import Sample
 from pretrain.run.console import say, table
 from pretrain.run.directory import RunDir
 from pretrain.run.ray_cluster import ray_session
+from rl.alignment.stages import ALIGNMENT_STAGES
 from rl.config import RlConfig
 from rl.evaluate import KINDS, change
 from rl.figures import draw_overview, draw_samples
@@ -22,7 +23,7 @@ RUNS = Path("runs")
 """Parent of all run directories, relative to where the command is given."""
 SHEET = 8
 """Held-out images shown with the answers before and after."""
-ALL_STAGES = STAGES | REWARD_STAGES | {"iterate": iterate, "mpo": mpo}
+ALL_STAGES = STAGES | REWARD_STAGES | {"iterate": iterate, "mpo": mpo} | ALIGNMENT_STAGES
 """Every stage that `stages` may name."""
 
 

@@ -6,7 +6,7 @@ nothing finished is run again and nothing stale is built upon.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,15 @@ from pretrain.run.metrics import MetricLogger
 from pretrain.run.stages import run_stage
 from pretrain.stages.pipeline import final_checkpoint
 from pretrain.stages.pipeline import pretrain as run_pretraining
-from rl.cold_start import ColdStartTraces
 from rl.config import RlConfig
 from rl.evaluate import Evaluation, EvaluationConfig, evaluate
+from rl.groups import Group
 from rl.launch import announce
 from rl.learner import LearnerGroup
 from rl.prompts import PromptSource, open_prompts
 from rl.session import Session
 from rl.sft import run_sft
+from rl.tool_tasks import ToolTasks, cold_start_examples, needs_tools, with_documents
 from rl.train import Job, train
 from rollout.hint_sampler import HintSampler
 
@@ -88,9 +89,10 @@ def cold_start(run: Run) -> None:
     source = run.policy()
 
     def body(stage: StageDir) -> dict[str, Any]:
-        return run_sft(source, ColdStartTraces(cfg), cfg.sft, stage, wandb=run.cfg.wandb)
+        examples = cold_start_examples(cfg, with_documents(run.cfg.tools, run.folder.path))
+        return run_sft(source, examples, cfg.sft, stage, wandb=run.cfg.wandb)
 
-    run.stage("cold_start", cfg, body)
+    run.stage("cold_start", [cfg, *tool_identity(run.cfg)] if run.cfg.tools.names else cfg, body)
     run.advance("cold_start")
 
 
@@ -117,6 +119,8 @@ def heldout_samples(cfg: EvaluationConfig, folder: Path) -> list[Sample]:
         quarantine = cfg.quarantine or str(folder / "quarantine.jsonl")
         rows = SampleFiles(replace(cfg, quarantine=quarantine))
         return [rows[index] for index in range(min(len(rows), cfg.samples))]
+    if needs_tools(cfg.tasks):
+        return ToolTasks(cfg.tasks, cfg.seed, "test").take(cfg.samples)
     return heldout(cfg.tasks, cfg.samples, cfg.seed)
 
 
@@ -130,10 +134,12 @@ def gspo(
     name: str = "gspo",
     prompts: Callable[[Path], PromptSource] | None = None,
     identity: Any = None,
+    observe: Callable[[Sequence[Group]], dict[str, float]] | None = None,
 ) -> None:
     """The RL loop in stage `name`; by default on the configured data.
 
     Other `prompts` are opened with the stage's folder, and `identity` says what decides them.
+    `observe` adds metrics of a step's groups.
     """
     cfg = run.cfg
     source = run.policy()
@@ -157,6 +163,7 @@ def gspo(
                         log=log,
                         dynamic=cfg.dynamic,
                         overlong=cfg.overlong,
+                        observe=observe,
                     )
                 )
         finally:

@@ -8,7 +8,7 @@ weights' history. The engines always sample with the learner's newest weights.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,8 @@ class Job:
     log: MetricLogger
     dynamic: DynamicConfig = field(default_factory=DynamicConfig)
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
+    observe: Callable[[Sequence[Group]], dict[str, float]] | None = None
+    """Further metrics of a step's groups, for sources that know more about their prompts."""
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -131,6 +133,8 @@ def sample_groups(
     )
     metrics = rollout_metrics(drawn.seen, unhinted) | counts.metrics() | job.source.metrics()
     metrics |= overlong_metrics(drawn.seen)
+    if job.observe is not None:
+        metrics |= job.observe(drawn.seen)
     if job.dynamic.on:
         metrics |= drawn.metrics()
     metrics |= job.rollouts.take_seconds()

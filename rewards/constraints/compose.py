@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -156,22 +157,27 @@ def describe(constraints: list[Constraint]) -> str:
 
 
 def compose(
-    rng: random.Random, count: int | None = None, kinds: list[str] | None = None
+    rng: random.Random,
+    count: int | None = None,
+    kinds: list[str] | None = None,
+    draws: Mapping[str, Callable[[random.Random], dict[str, Any]]] | None = None,
 ) -> list[Constraint]:
     """2–6 constraints of different kinds without contradictions, drawn at random.
 
-    `kinds` restricts the choice. A draw that contradicts what is there is drawn again; if the
-    chosen start leaves no room for `count` constraints it begins anew. ValueError if `count` is
-    not 2…6 or cannot be reached with so few kinds.
+    `kinds` restricts the choice; `draws` gives kinds other random arguments than their own, and
+    then restricts the choice to these if `kinds` doesn't. A draw that contradicts what is there is
+    drawn again; if the chosen start leaves no room for `count` constraints it begins anew.
+    ValueError if `count` is not 2…6 or cannot be reached with so few kinds.
     """
     wanted = rng.randrange(2, 7) if count is None else count
-    names = list(KINDS if kinds is None else kinds)
+    own = {name: kind.draw for name, kind in KINDS.items()}
+    names = list((draws or own) if kinds is None else kinds)
     if not 2 <= wanted <= 6 or len(names) < wanted:
         raise ValueError(f"{wanted} constraints of {len(names)} kinds; 2 to 6 can be composed")
     for _ in range(200):
         chosen: list[Constraint] = []
         for name in rng.sample(names, len(names)):
-            candidate = {"kind": name, **KINDS[name].draw(rng)}
+            candidate = {"kind": name, **(own | dict(draws or {}))[name](rng)}
             if not contradictions([*chosen, candidate]):
                 chosen.append(candidate)
             if len(chosen) == wanted:

@@ -33,4 +33,5 @@ BUILTIN: dict[str, str] = {
     "repetition": "rewards.rules.shaping:repetition",
     "language": "rewards.rules.shaping:language",
     "consistency": "rewards.rules.shaping:consistency",
+    "prescribed_steps": "rewards.rules.steps:prescribed_steps",
 }

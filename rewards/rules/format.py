@@ -15,26 +15,29 @@ AGENTIC_TAGS = ("think", "tool_call", "tool_response", "answer")
 
 
 @rule(verifier=False)
-def format_rule(response: str, sample: dict[str, Any], mode: str | None = None) -> RewardResult:
+def format_rule(
+    response: str, sample: dict[str, Any], mode: str | None = None, boxed: bool = True
+) -> RewardResult:
     r"""1.0 if the response has the structure of its mode, else 0.0 with the reason.
 
     think: exactly `<think>…</think><answer>…\boxed{…}…</answer>` with a think section that is not
     empty; no_think: some text and none of these tags; auto_think: the think form, or
     `<answer>…</answer>` at once; agentic: any number of `<think>…</think><tool_call>{JSON with a
     name}</tool_call><tool_response>…</tool_response>` rounds, then the think form. `mode`
-    overrides the sample's mode.
+    overrides the sample's mode. `boxed=False`: the answer section needs some text and no box, for
+    answers that are JSON, a list or code.
     """
     wanted = mode or sample.get("mode") or "think"
     if wanted not in MODES:
         return RewardResult.failure(f"mode {wanted!r} is none of {', '.join(MODES)}")
-    reason = _fault(response, wanted)
+    reason = _fault(response, wanted, boxed)
     return RewardResult(0.0 if reason else 1.0, details={"reason": reason} if reason else {})
 
 
-def _fault(response: str, mode: str) -> str:
+def _fault(response: str, mode: str, boxed: bool) -> str:
     """What is wrong with the structure, or an empty string."""
     if mode == "agentic":
-        return _agentic_fault(strip_end(response))
+        return _agentic_fault(strip_end(response), boxed)
     if mode == "no_think":
         text = strip_end(response)
         if not text:
@@ -45,13 +48,19 @@ def _fault(response: str, mode: str) -> str:
         assert parts.think is not None and parts.answer is not None
         if not parts.think.strip():
             return "empty think section"
-        return "" if any(box.strip() for box in boxes(parts.answer)) else "no boxed answer"
+        return _answer_fault(parts.answer, boxed)
     if parts.form == "direct" and mode == "auto_think":
-        return "" if parts.answer and parts.answer.strip() else "empty answer section"
+        return _answer_fault(parts.answer or "", boxed=False)
     return f"{parts.form} structure in {mode} mode"
 
 
-def _agentic_fault(text: str) -> str:
+def _answer_fault(answer: str, boxed: bool) -> str:
+    if not answer.strip():
+        return "empty answer section"
+    return "no boxed answer" if boxed and not any(box.strip() for box in boxes(answer)) else ""
+
+
+def _agentic_fault(text: str, boxed: bool) -> str:
     """Reads section after section; each must be the next one its predecessor allows."""
     allowed = {
         "": ("think",),
@@ -70,7 +79,7 @@ def _agentic_fault(text: str) -> str:
         end = text.find(f"</{name}>", start)
         if end < 0:
             return f"{name} is not closed"
-        if fault := _section_fault(name, text[start:end]):
+        if fault := _section_fault(name, text[start:end], boxed):
             return fault
         place, last = end + len(name) + 3, name
     return "" if last == "answer" else f"ends with {last or 'nothing'}"
@@ -81,13 +90,13 @@ def _skip_spaces(text: str, place: int) -> int:
     return match.end() if match else place
 
 
-def _section_fault(name: str, body: str) -> str:
+def _section_fault(name: str, body: str, boxed: bool) -> str:
     if not body.strip():
         return f"empty {name}"
     if any(f"<{tag}>" in body for tag in AGENTIC_TAGS):
         return f"a section inside {name}"
-    if name == "answer" and not any(box.strip() for box in boxes(body)):
-        return "no boxed answer"
+    if name == "answer":
+        return _answer_fault(body, boxed)
     if name == "tool_call":
         try:
             call = json.loads(body)

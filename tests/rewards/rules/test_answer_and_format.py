@@ -2,7 +2,7 @@
 
 import pytest
 
-from rewards.answer import answer_text, boxes, final_answers, sections
+from rewards.answer import answer_text, boxes, final_answers, sections, unboxed
 from rewards.rules.format import format_rule
 
 GOOD = r"<think>3+5=8</think><answer>\boxed{8}</answer>"
@@ -135,3 +135,22 @@ def test_ten_megabytes_take_linear_time():
         format_rule(hostile, {"mode": "think"})
         final_answers(hostile, "think")
         assert time.process_time() - started < 4.0
+
+
+def test_a_box_is_not_asked_for_where_the_answer_is_something_else():
+    sample = {"mode": "think"}
+    response = '<think>t</think><answer>{"answer": 7}</answer>'
+    assert format_rule(response, sample).value == 0.0
+    assert format_rule(response, sample, boxed=False).value == 1.0
+    assert format_rule("<think>t</think><answer> </answer>", sample, boxed=False).value == 0.0
+    agentic = '<think>t</think><tool_call>{"name": "search"}</tool_call>'
+    agentic += "<tool_response>r</tool_response><think>t</think><answer>7</answer>"
+    assert format_rule(agentic, {}, mode="agentic").value == 0.0
+    assert format_rule(agentic, {}, mode="agentic", boxed=False).value == 1.0
+
+
+def test_unboxed_text_is_what_a_reader_sees():
+    assert unboxed("sun \\boxed{7} dog") == "sun 7 dog"
+    assert unboxed("\\boxed{\\frac{1}{2}} or \\boxed{x}") == "\\frac{1}{2} or x"
+    assert unboxed("\\boxed{7") == "\\boxed{7"
+    assert unboxed("") == ""

@@ -1,0 +1,304 @@
+"""The other sources, the mix and its cursor, rows of files, and what a launch refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pretrain.data.sample import Sample, SampleError
+from pretrain.run.errors import ConfigError, KeyeError
+from rl.alignment.config import (
+    SOURCES,
+    AlignmentConfig,
+    DualTrackConfig,
+    FormatConfig,
+    JudgeConfig,
+    PreferenceConfig,
+    SourceConfig,
+    StepsConfig,
+)
+from rl.alignment.examples import AlignmentExamples, written
+from rl.alignment.formats import FORMS, with_format
+from rl.alignment.marks import marks
+from rl.alignment.prompts import query
+from rl.alignment.sources import AlignmentPrompts, Source
+from rl.alignment.stages import check
+from rl.alignment.steps import WORDING, with_steps
+from rl.alignment.tracks import with_both_tracks, with_preference
+
+JUDGE = JudgeConfig(url="http://127.0.0.1:9/v1", model="m")
+ALONE = {"general": SourceConfig(weight=1.0)}
+
+
+def sample(**more: Any) -> Sample:
+    fields: dict[str, Any] = {
+        "id": "q",
+        "messages": [{"role": "user", "content": "sum of the digits?"}],
+        "answer": "10",
+        "task_type": "digits/sum",
+        "rewards": [{"rule": "math", "weight": 1.0}, {"rule": "format", "weight": 0.1}],
+        "solution": "digits 37;3+7=10",
+        "mode": "think",
+    }
+    return Sample(**(fields | more)).validate()
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize("name", ["general", "formats", "steps"])
+def test_written_replies_earn_everything(name: str, prompts, judge_reply):
+    for number, prompt in enumerate(prompts(name, 120)):
+        text = written(prompt, reason=number % 2 == 0)
+        score = judge_reply(prompt, text)
+        assert score.total == pytest.approx(sum(entry["weight"] for entry in prompt.rewards)), text
+        found = marks(score)
+        assert set(found.values()) == {1.0} and found["correct"] == 1.0
+        assert query(prompt).count("\n") == (prompt.extra["alignment"]["kind"] != "plain")
+
+
+def test_formats_come_in_all_kinds_and_modes(prompts):
+    seen = {(s.extra["alignment"]["kind"], s.mode) for s in prompts("formats", 200)}
+    assert {kind for kind, _ in seen} == {"plain", *FORMS} and len(seen) == 18
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("json", '{"answer": 10}', '{"answer": 10'),
+        ("json", '{"answer": "10"}', '{"answer": 10, "more": 1}'),
+        ("json_code", '```json\n{"answer": 10}\n```', '{"answer": 10}'),
+        ("list", "- \\boxed{10}", "\\boxed{10}"),
+        ("heading", "# sum\n\\boxed{10}", "### sum\n\\boxed{10}"),
+        ("table", "| sum |\n| - |\n| \\boxed{10} |", "| sum |\n| - |\n| \\boxed{10} | 1 |"),
+    ],
+)
+def test_content_is_checked_beside_structure_and_answer(kind, good, bad, judge_reply):
+    cfg = AlignmentConfig(formats=FormatConfig(weight=1.0, kinds={kind: 1.0}))
+    prompt = with_format(sample(), rng(), cfg)
+
+    def found(answer: str, think: str = "<think>3+7=10</think>") -> dict[str, float]:
+        return marks(judge_reply(prompt, f"{think}<answer>{answer}</answer>"))
+
+    assert found(good) == {
+        "format": 1.0, "content": 1.0, "formed": 1.0, "answer": 1.0, "correct": 1.0,
+    }  # fmt: skip
+    worse = found(bad)
+    assert worse["content"] == worse["formed"] == worse["correct"] == 0.0
+    assert found(good.replace("10", "11"))["answer"] == 0.0
+    assert found(good, think="")["formed"] == 0.0 and found(good, think="")["content"] == 1.0
+
+
+def test_a_rows_own_schema_is_used(judge_reply):
+    schema = {"type": "object", "required": ["total"]}
+    cfg = AlignmentConfig(formats=FormatConfig(weight=1.0, kinds={"json": 1.0}))
+    prompt = with_format(sample(mode="no_think", extra={"schema": schema}), rng(), cfg)
+    assert marks(judge_reply(prompt, '{"total": 3}'))["correct"] == 1.0
+    assert marks(judge_reply(prompt, '{"answer": 10}'))["correct"] == 0.0
+
+
+def test_steps_are_three_to_five_in_changing_orders(prompts):
+    lengths, orders = set(), set()
+    for prompt in prompts("steps", 120):
+        steps = prompt.extra["steps"]
+        assert query(prompt).endswith(", ".join(step["name"] for step in steps))
+        assert steps[0]["name"] == "digits"
+        lengths.add(len(steps))
+        orders.add(tuple(step["name"] for step in steps))
+    assert lengths == {3, 4, 5} and len(orders) > 30
+    full = with_steps(sample(), rng(), AlignmentConfig(steps=StepsConfig(weight=1.0)))
+    assert f"1. {WORDING['digits']}" in query(full)
+
+
+def test_wrong_order_costs_steps_but_not_the_answer(judge_reply):
+    prompt = with_steps(sample(), rng(3), AlignmentConfig())
+    first, second, *rest = [step["expect"] for step in prompt.extra["steps"]]
+    swapped = ";".join([second, first, *rest])
+    found = marks(judge_reply(prompt, f"<think>{swapped}</think><answer>\\boxed{{10}}</answer>"))
+    count = len(prompt.extra["steps"])
+    assert found["steps"] == pytest.approx((count - 1) / count) and found["answer"] == 1.0
+
+
+def test_a_rows_own_steps_are_checked_by_rule_or_judge():
+    checkable = [{"text": t, "expect": t} for t in ("a", "b", "c")]
+    by_rule = with_steps(sample(extra={"steps": checkable}), rng(), AlignmentConfig())
+    assert query(by_rule) == "sum of the digits?"
+    assert [e["rule"] for e in by_rule.rewards] == ["math", "prescribed_steps", "format"]
+    judged = AlignmentConfig(judge=JUDGE)
+    by_judge = with_steps(sample(extra={"steps": ["a", "b", "c"]}), rng(), judged)
+    assert [e["rule"] for e in by_judge.rewards] == ["math", "judge", "format"]
+    assert by_judge.rewards[1]["task"] == "steps" and by_judge.extra["steps"][0] == {"text": "a"}
+    both = with_steps(sample(extra={"steps": checkable}), rng(), judged)
+    assert [e["rule"] for e in both.rewards] == ["math", "prescribed_steps", "judge", "format"]
+    with pytest.raises(SampleError, match=r"alignment\.judge\.url"):
+        with_steps(sample(extra={"steps": ["a", "b", "c"]}), rng(), AlignmentConfig())
+    for bad in (["a", "b"], list("abcdef"), [1, 2, 3], ["a", "", "c"]):
+        with pytest.raises(SampleError, match="3 to 5"):
+            with_steps(sample(extra={"steps": bad}), rng(), judged)
+    with pytest.raises(SampleError, match="steps can be prescribed for"):
+        with_steps(sample(task_type="shapes/count"), rng(), AlignmentConfig())
+
+
+def test_preferences_look_at_no_answer():
+    cfg = AlignmentConfig(preference=PreferenceConfig(weight=1.0, against="reference"))
+    entries = with_preference(sample(), rng(), cfg).rewards
+    assert [e["rule"] for e in entries] == ["keye_rm", "format"]
+    assert entries[0]["against"] == "reference"
+
+
+def test_both_tracks_must_be_right(judge_reply):
+    own = DualTrackConfig(weight=1.0, consistency_weight=0.5, length_weight=0.2, longest=100)
+    cfg = AlignmentConfig(dual_track=own)
+    thinking = with_both_tracks(sample(), rng(), cfg)
+
+    def total(prompt: Sample, think: str, answer: str) -> float:
+        text = f"<think>{think}</think><answer>\\boxed{{{answer}}}</answer>"
+        return judge_reply(prompt, text).total
+
+    assert total(thinking, "3+7=10", "10") == pytest.approx(1.6)
+    assert total(thinking, "3+7=11", "10") == pytest.approx(1.1)  # right by luck
+    assert total(thinking, "3+8=11", "11") == pytest.approx(0.6)  # wrong, and says why
+    assert total(thinking, "3+8=11", "12") == pytest.approx(0.1)
+    gated = AlignmentConfig(dual_track=replace(own, consistency_gate=True))
+    assert total(with_both_tracks(sample(), rng(), gated), "3+7=11", "10") == pytest.approx(0.0)
+    # Only where the policy may choose, length costs something.
+    auto = with_both_tracks(sample(mode="auto_think"), rng(), cfg)
+    text = "<answer>\\boxed{10}</answer>"
+    assert judge_reply(auto, text).total == pytest.approx(1.6 - 0.2 * len(text) / 100)
+    assert "length" not in [e["rule"] for e in thinking.rewards]
+
+
+def test_the_mix_goes_on_where_it_stopped(recipe, tmp_path: Path):
+    cfg = recipe.alignment
+    whole = AlignmentPrompts(cfg, tmp_path)
+    ids = [s.id for s in whole.take(60)]
+    assert len(set(ids)) == 60
+    first = AlignmentPrompts(cfg, tmp_path)
+    first.take(23)
+    second = AlignmentPrompts(cfg, tmp_path)
+    second.load_state(json.loads(json.dumps(first.state())))
+    assert [s.id for s in second.take(37)] == ids[23:]
+    assert second.metrics() == whole.metrics() and sum(whole.metrics().values()) == 60
+    other = AlignmentPrompts(replace(cfg, seed=5), tmp_path)
+    with pytest.raises(KeyeError, match="mix of alignment sources"):
+        other.load_state(first.state())
+
+
+def test_the_mix_follows_its_weights(recipe, tmp_path: Path):
+    mix = AlignmentPrompts(recipe.alignment, tmp_path)
+    names = [mix.name(place) for place in range(2000)]
+    weights = {name: own.weight for name, own in recipe.alignment.sources().items()}
+    for name, weight in weights.items():
+        expected = weight / sum(weights.values())
+        assert names.count(name) / 2000 == pytest.approx(expected, abs=0.03)
+
+
+def test_held_out_prompts_are_others(recipe, tmp_path: Path):
+    for name in recipe.alignment.sources():
+        train = Source(name, recipe.alignment, tmp_path)
+        test = Source(name, recipe.alignment, tmp_path, heldout=True).first(30)
+        assert not {train[k].id for k in range(30)} & {s.id for s in test}
+        again = Source(name, recipe.alignment, tmp_path, heldout=True).first(30)
+        assert [query(s) for s in test] == [query(s) for s in again]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def row(name: str, **more: Any) -> dict[str, Any]:
+    turn = {"role": "user", "content": f"question {name}"}
+    base = {"id": name, "messages": [turn], "answer": "a", "task_type": "x/y", "mode": "no_think"}
+    return base | {"rewards": [{"rule": "exact"}]} | more
+
+
+def test_rows_of_files_are_sources_too(tmp_path: Path):
+    steps = [{"text": t, "expect": t} for t in "abc"]
+    rows = [row(str(k), steps=steps, mode="think") for k in range(5)] + [row("bad", steps=["a"])]
+    files = [write_rows(tmp_path / "rows.jsonl", rows)]
+    held = [write_rows(tmp_path / "held.jsonl", [row("h", steps=steps, mode="think")])]
+    own = StepsConfig(weight=1.0, files=files, heldout=held, max_bad_share=0.9)
+    none = SourceConfig(weight=0.0)
+    cfg = AlignmentConfig(general=none, steps=own)
+    cfg.instructions.weight = cfg.formats.weight = 0.0
+    taken = [s.id for s in AlignmentPrompts(cfg, tmp_path).take(10)]
+    assert sorted(taken[:5]) == sorted(taken[5:]) == [f"steps/{k}" for k in range(5)]
+    rejected = (tmp_path / "quarantine_steps.jsonl").read_text()
+    assert "3 to 5 texts" in rejected
+    assert [s.id for s in Source("steps", cfg, tmp_path, heldout=True).first(9)] == ["steps/h"]
+    cfg.steps = replace(own, heldout=[])
+    with pytest.raises(ConfigError, match=r"alignment\.steps\.heldout names no file"):
+        Source("steps", cfg, tmp_path, heldout=True)
+    cfg.steps = replace(own, max_bad_share=0.01)
+    with pytest.raises(KeyeError, match="bad"):
+        AlignmentPrompts(cfg, tmp_path).take(10)
+
+
+def run_with(**sections: Any) -> Any:
+    cfg = SimpleNamespace(
+        alignment=sections.get("alignment", AlignmentConfig()),
+        reward_model=SimpleNamespace(checkpoint=sections.get("reward_model", "")),
+        tools=SimpleNamespace(names=sections.get("tools", [])),
+    )
+    return SimpleNamespace(cfg=cfg)
+
+
+def test_launch_refuses_what_is_missing_and_says_what_is_left_out(capsys):
+    with_rm = AlignmentConfig(preference=PreferenceConfig(weight=1.0))
+    with pytest.raises(ConfigError, match=r"reward_model\.checkpoint=DIRECTORY"):
+        check(run_with(alignment=with_rm))
+    assert check(run_with(alignment=with_rm, reward_model="rm")) is with_rm
+    searching = AlignmentConfig()
+    searching.retrieval.weight = 1.0
+    with pytest.raises(ConfigError, match=r"tools\.names=\[search\]"):
+        check(run_with(alignment=searching))
+    check(run_with(alignment=searching, tools=["search"]))
+    capsys.readouterr()
+    check(run_with())
+    said = capsys.readouterr().out
+    assert "general 25%" in said and "no soft constraints are drawn" in said
+    check(run_with(alignment=AlignmentConfig(judge=JUDGE)))
+    assert "no judge" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: FormatConfig(kinds={"xml": 1.0}), "kinds="),
+        (lambda: FormatConfig(kinds={"json": 0.0}), "kinds="),
+        (lambda: JudgeConfig(url="u"), "both url=URL and model=NAME"),
+        (lambda: AlignmentConfig(heldout=0), "heldout=0"),
+        (lambda: AlignmentConfig(samples=0), "samples=0"),
+    ],
+)
+def test_bad_settings_are_named(build: Any, message: str):
+    with pytest.raises(ConfigError, match=message):
+        build()
+
+
+def test_a_mix_of_nothing_is_refused():
+    cfg = AlignmentConfig()
+    for name in SOURCES:
+        getattr(cfg, name).weight = 0.0
+    with pytest.raises(ConfigError, match="no source has a weight"):
+        cfg.__post_init__()
+
+
+def test_examples_are_pure_and_refuse_what_cannot_be_written(recipe, tmp_path: Path):
+    examples = AlignmentExamples(recipe.alignment, recipe.tools, tmp_path)
+    for index in range(40):
+        turns = examples(index)
+        assert turns[-1]["role"] == "assistant" and str(examples(index)) == str(turns)
+    cfg = AlignmentConfig()
+    with pytest.raises(ConfigError, match="scale=tiny"):
+        AlignmentExamples(cfg, recipe.tools, tmp_path)
+    cfg.instructions.weight = 0.0
+    AlignmentExamples(cfg, recipe.tools, tmp_path)
