@@ -16,6 +16,7 @@ from rl.dynamic import DynamicConfig
 from rl.evaluate import EvaluationConfig
 from rl.iterated_config import IteratedConfig
 from rl.learner import LearnerConfig
+from rl.long_cot.config import LongCotConfig
 from rl.mpo_config import MpoConfig
 from rl.overlong import OverlongConfig
 from rl.reward_training import RewardTrainingConfig
@@ -32,6 +33,13 @@ RL_STAGES = (
     "evaluate_after",
     "iterate",
     "mpo",
+    "long_cot",
+    "long_cot_enhance",
+    "long_cot_paths",
+    "long_cot_assess",
+    "long_cot_review",
+    "long_cot_score",
+    "long_cot_sft",
     "reward_sft",
     "reward_sft_measured",
     "reward_anneal",
@@ -150,6 +158,9 @@ class RlConfig:
     """vLLM rollout engines."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How responses are drawn."""
+    long_cot: LongCotConfig = field(default_factory=LongCotConfig)
+    """The LongCoT cold start: stages long_cot (or long_cot_enhance, …_paths, …_assess, …_review,
+    …_score) and long_cot_sft."""
     tools: ToolConfig = field(default_factory=ToolConfig)
     """What the policy may call in the middle of a response (GSPO and evaluation)."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
@@ -169,7 +180,7 @@ class RlConfig:
             raise ConfigError(f"stages: {unknown[0]!r} is not one of {', '.join(RL_STAGES)}")
         if self.rounds < 0:
             raise ConfigError(f"rounds={self.rounds} must not be below 0")
-        single_turn = [name for name in self.stages if name in ("iterate", "mpo")]
+        single_turn = [s for s in self.stages if s in ("iterate", "mpo") or "long_cot" in s]
         if self.tools.names and single_turn:
             raise ConfigError(
                 f"tools.names with stage {single_turn[0]}: it learns whole responses token by "

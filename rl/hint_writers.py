@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -46,9 +46,13 @@ class Writer(Protocol):
 class EndpointWriter:
     """A model behind `URL/chat/completions`; images travel as data URIs."""
 
-    def __init__(self, endpoint: Endpoint, sampling: SamplingConfig) -> None:
+    def __init__(
+        self, endpoint: Endpoint, sampling: SamplingConfig, body: Mapping[str, Any] | None = None
+    ) -> None:
+        """`body`: more fields of every request, e.g. `response_format`."""
         self.client = JudgeClient(endpoint)
         self.sampling = sampling
+        self.body = body or {}
 
     def write(
         self, requests: Sequence[Messages], seeds: Sequence[int]
@@ -62,6 +66,7 @@ class EndpointWriter:
                 "top_p": self.sampling.top_p,
                 "max_tokens": self.sampling.max_tokens,
                 "seed": seed % 2**31,
+                **self.body,
             }
             try:
                 return (await self.client.complete(body)).text

@@ -14,6 +14,7 @@ from rl.config import RlConfig
 from rl.evaluate import KINDS, change
 from rl.figures import draw_overview, draw_samples
 from rl.iterated import iterate
+from rl.long_cot.stages import LONG_COT_STAGES
 from rl.mpo import mpo
 from rl.reward_stages import REWARD_STAGES
 from rl.session import Session
@@ -24,6 +25,7 @@ RUNS = Path("runs")
 SHEET = 8
 """Held-out images shown with the answers before and after."""
 ALL_STAGES = STAGES | REWARD_STAGES | {"iterate": iterate, "mpo": mpo} | ALIGNMENT_STAGES
+ALL_STAGES |= LONG_COT_STAGES
 """Every stage that `stages` may name."""
 
 
