@@ -11,6 +11,7 @@ from pretrain.run.errors import ConfigError
 from rl.sft import SftConfig
 
 SCALES = ("tiny", "full")
+DEFAULT_TASKS = {"digits/sum": 1.0, "digits/difference": 1.0, "digits/max": 1.0}
 FORMAT_KINDS = ("plain", "json", "json_code", "list", "heading", "table")
 
 
@@ -22,10 +23,9 @@ class SourceConfig(FileDataConfig):
     """Share of this source in the mix, relative to the others; 0 leaves it out."""
     heldout: list[str] = field(default_factory=list)
     """Held-out rows for the measurements, when `files` are given; the world has a test split."""
-    tasks: dict[str, float] = field(
-        default_factory=lambda: {"digits/sum": 1.0, "digits/difference": 1.0, "digits/max": 1.0}
-    )
-    """Mix of the tiny world's task types; not read when `files` are given."""
+    tasks: dict[str, float] = field(default_factory=dict)
+    """Mix of the tiny world's task types; by default sums, differences and maxima of digits. Not
+    read when `files` are given."""
     modes: dict[str, float] = field(default_factory=lambda: {"think": 1.0, "auto_think": 1.0})
     """Mix of response modes; the rows of files bring their own."""
     seed: int = 40
@@ -85,7 +85,7 @@ class FormatConfig(SourceConfig):
     """Mix of response modes; the rows of files bring their own."""
     kinds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(FORMAT_KINDS, 1.0))
     """Mix of forms: `plain` (the mode's alone), `json`, `json_code` (JSON in a code block), `list`,
-    `heading`, `table`."""
+    `heading`, `table`; a weight of 0 leaves one out."""
     short: bool = False
     """Ask for the form with one word instead of a sentence."""
     format_weight: float = 0.5
@@ -153,7 +153,7 @@ class DualTrackConfig(SourceConfig):
 
 @dataclass
 class RetrievalConfig(SourceConfig):
-    """Questions to be answered from documents (`tools`): the tiny world's facts, or `files`."""
+    """Questions to be answered from documents: the tiny world's tool tasks, or rows of `files`."""
 
     tool: str = "search"
     """What the policy calls the search tool by."""
@@ -163,6 +163,8 @@ class RetrievalConfig(SourceConfig):
     """Weight of search and summary, as a judge sees them (`alignment.judge`)."""
     format_weight: float = 0.3
     """Weight of the agentic structure: think, call, result, think, answer."""
+    min_calls: int = 1
+    """Calls that this structure has at least: an answer without a search is a guess."""
 
 
 @dataclass

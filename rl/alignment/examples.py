@@ -18,10 +18,11 @@ from rl.alignment.config import AlignmentConfig
 from rl.alignment.formats import written_format
 from rl.alignment.instructions import TINY
 from rl.alignment.prompts import pick
-from rl.alignment.retrieval import written_retrieval
 from rl.alignment.sources import Source
 from rl.alignment.writer import written_instructions
+from rl.tool_tasks import ToolTasks, ToolTraces
 from rollout.tools import Tool, ToolConfig, open_tools
+from rollout.tools.traces import ToolTrace
 
 WRITABLE = ("general", "instructions", "formats", "steps", "retrieval", "dual_track")
 """Sources whose prompts an answer can be written to; a preference has none."""
@@ -32,7 +33,7 @@ STRIDE = 10_000_019
 
 
 class AlignmentExamples:
-    """`examples(i)`: a conversation, the assistant's turn last."""
+    """`examples(i)`: a conversation, the assistant's turn last, or a trace with a search in it."""
 
     def __init__(self, cfg: AlignmentConfig, tools: ToolConfig, folder: Path) -> None:
         """Raises `ConfigError` for sources that no answer can be written to."""
@@ -43,6 +44,12 @@ class AlignmentExamples:
                 f"its kinds: {', '.join(TINY)}); a larger model is taught by `cold_start` or SFT "
                 "on data of yours. Leave the stage out, or set scale=tiny."
             )
+        if cfg.retrieval.weight > 0 and cfg.retrieval.files:
+            raise ConfigError(
+                "alignment_sft writes searches for the tiny world's facts alone, and "
+                "alignment.retrieval.files names rows of yours. Leave the stage out, or set "
+                "alignment.retrieval.files=[]"
+            )
         sources = {n: own for n, own in cfg.sources().items() if n in WRITABLE}
         if not sources:
             raise ConfigError(f"alignment_sft: none of {', '.join(WRITABLE)} has a weight above 0")
@@ -52,14 +59,14 @@ class AlignmentExamples:
         self.tool_config = tools
         self._tools: dict[str, Tool] | None = None
 
-    def __call__(self, index: int) -> list[dict[str, Any]]:
-        """Messages of example `index`."""
+    def __call__(self, index: int) -> list[dict[str, Any]] | ToolTrace:
+        """Example `index`."""
         rng = np.random.default_rng([self.cfg.seed, 13, index])
         source = self.sources[pick(rng, self.weights)]
         sample = source[STRIDE + index]
         half = bool(rng.random() >= DIRECT_SHARE)
-        if source.name == "retrieval":
-            return written_retrieval(sample, self._open_tools(), self.tool_config.prompt, half)
+        if isinstance(source.data, ToolTasks):
+            return ToolTraces(source.data, self._open_tools(), self.tool_config)(STRIDE + index)
         text = written(sample, reason=half)
         if text is None:
             raise SampleError(f"sample {sample.id!r}: no answer that follows it could be written")

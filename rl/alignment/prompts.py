@@ -11,6 +11,8 @@ from pretrain.data.sample import Sample
 Entry = dict[str, Any]
 ANSWER = "answer"
 """Name of the reward part that says whether the question is answered."""
+STRUCTURES = ("format", "agentic_format")
+"""Rules that a sample may bring and that each source sets by itself."""
 BOX = "\\boxed{}"
 
 
@@ -42,8 +44,8 @@ def marked(sample: Sample, source: str, kind: str) -> Sample:
 
 
 def answer_entries(sample: Sample, factor: float) -> list[Entry]:
-    """The sample's own rewards but for the format's, as part `answer`, weights × `factor`."""
-    own = [entry for entry in sample.rewards if entry["rule"] != "format"]
+    """The sample's own rewards but for the structure's, as part `answer`, weights × `factor`."""
+    own = [entry for entry in sample.rewards if entry["rule"] not in STRUCTURES]
     if not factor:
         return []
     return [

@@ -22,14 +22,14 @@ from pretrain.data.sample import Sample, SampleError
 from pretrain.data.stream import WorldStream
 from pretrain.run.command import config_dict
 from pretrain.run.errors import ConfigError
-from rl.alignment.config import AlignmentConfig, SourceConfig
-from rl.alignment.facts import FactStream
+from rl.alignment.config import DEFAULT_TASKS, AlignmentConfig, SourceConfig
 from rl.alignment.formats import with_format
 from rl.alignment.instructions import with_constraints
 from rl.alignment.prompts import marked
 from rl.alignment.retrieval import with_retrieval
 from rl.alignment.steps import with_steps
 from rl.alignment.tracks import with_both_tracks, with_preference
+from rl.tool_tasks import LOOKUP, ToolTasks
 
 Maker = Callable[[Sample, np.random.Generator, AlignmentConfig], Sample]
 MAKERS: dict[str, Maker] = {
@@ -60,13 +60,13 @@ class Source:
         self.name, self.cfg, self.heldout = name, cfg, heldout
         self.seed = cfg.heldout_seed if heldout else own.seed
         self._order: tuple[int, np.ndarray] | None = None
-        self.data: WorldStream | FactStream | SampleFiles
+        self.data: WorldStream | ToolTasks | SampleFiles
         if not own.files:
             split = "test" if heldout else "train"
             if name == "retrieval":
-                self.data = FactStream(self.seed, split)
+                self.data = ToolTasks(own.tasks or {LOOKUP: 1.0}, self.seed, split)
             else:
-                self.data = WorldStream(own.tasks, self.seed, split, own.modes)
+                self.data = WorldStream(own.tasks or DEFAULT_TASKS, self.seed, split, own.modes)
             return
         files = own.heldout if heldout else own.files
         if not files:
@@ -120,7 +120,8 @@ class Source:
 
     def fingerprint(self) -> str:
         """What decides the rows."""
-        return self.data.fingerprint()
+        data = self.data
+        return data.cursor.fingerprint if isinstance(data, ToolTasks) else data.fingerprint()
 
 
 class AlignmentPrompts:

@@ -21,6 +21,7 @@ from rl.alignment.sources import AlignmentPrompts, mix_identity
 from rl.iterated import reward_identity
 from rl.sft import run_sft
 from rl.stages import Run, gspo, tool_identity
+from rl.tool_tasks import with_documents
 
 MEASURED = ("alignment_before", "alignment_sft_measured", "alignment_after")
 """The measuring stages, in the order in which they can stand."""
@@ -39,8 +40,8 @@ def check(run: Run) -> AlignmentConfig:
     if "retrieval" in sources and not run.cfg.tools.names:
         raise ConfigError(
             f"alignment.retrieval.weight={cfg.retrieval.weight} needs a search tool: give "
-            "tools.names=[search] tools.documents=PATH (for the tiny world's facts "
-            "tools.names=[rl.alignment.facts:world_search]), or set alignment.retrieval.weight=0"
+            "tools.names=[search] tools.documents=PATH (tiny_world for the tiny world's facts), or "
+            "set alignment.retrieval.weight=0"
         )
     total = sum(own.weight for own in sources.values())
     shares = ", ".join(f"{name} {own.weight / total:.0%}" for name, own in sources.items())
@@ -95,7 +96,9 @@ def alignment_sft(run: Run) -> None:
     source = run.policy()
 
     def body(stage: StageDir) -> dict[str, Any]:
-        examples = AlignmentExamples(cfg, run.cfg.tools, stage.path)
+        examples = AlignmentExamples(
+            cfg, with_documents(run.cfg.tools, run.folder.path), stage.path
+        )
         return run_sft(source, examples, cfg.sft, stage, wandb=run.cfg.wandb)
 
     run.stage("alignment_sft", [cfg.sft, mix_identity(cfg), *tool_identity(run.cfg)], body)

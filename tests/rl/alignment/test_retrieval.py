@@ -1,4 +1,4 @@
-"""Retrieval: the world's facts, what the tool finds, and conversations over two turns."""
+"""Retrieval: what a searched answer earns, what a guess does, and where examples come from."""
 
 from __future__ import annotations
 
@@ -9,81 +9,89 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pretrain.data.sample import SampleError
+from pretrain.data.sample import Sample, SampleError
+from pretrain.run.errors import ConfigError
 from rl.alignment.config import AlignmentConfig, JudgeConfig, RetrievalConfig
 from rl.alignment.examples import AlignmentExamples
-from rl.alignment.facts import ATTRIBUTES, FactStream, document, entities, fact, world_search
 from rl.alignment.marks import marks
-from rl.alignment.retrieval import with_retrieval, written_retrieval
-from rollout.tools import open_tools
-from rollout.tools.tool import ToolContext
+from rl.alignment.retrieval import with_retrieval
+from rl.tool_tasks import with_documents
+from rollout.tools.traces import ToolTrace
 
 
-@pytest.fixture(scope="module")
-def search() -> Any:
-    return world_search()
+def question(**more: Any) -> Sample:
+    fields: dict[str, Any] = {
+        "id": "q",
+        "messages": [{"role": "user", "content": "number of red cat dog?"}],
+        "answer": "37",
+        "task_type": "tools/lookup",
+        "rewards": [{"rule": "exact", "weight": 1.0}, {"rule": "agentic_format", "weight": 0.1}],
+        "mode": "think",
+    }
+    return Sample(**(fields | more)).validate()
 
 
-def test_facts_are_chance_and_held_out_entities_are_others():
-    train, test = entities("train"), entities("test")
-    assert len(train) + len(test) == 16 * 90 and not set(train) & set(test)
-    for attribute, values in ATTRIBUTES.items():
-        found = [fact(name, attribute) for name in train + test]
-        shares = [found.count(value) / len(found) for value in values]
-        assert max(shares) - min(shares) < 0.06
+def made(sample: Sample, **settings: Any) -> Sample:
+    judge = settings.pop("judge", JudgeConfig())
+    own = RetrievalConfig(weight=1.0, **settings)
+    cfg = AlignmentConfig(retrieval=own, judge=judge)
+    return with_retrieval(sample, np.random.default_rng(0), cfg)
 
 
-def test_the_tool_finds_each_entity_by_its_name(search):
-    for name in entities("test")[:50]:
-        text = search.call({"query": name}, ToolContext()).text
-        assert text == f"[1] {name}: {document(name)}"
-    assert search.call({"query": "nothing"}, ToolContext()).text == "nothing found"
+SEARCHED = (
+    '<think>read red cat dog</think><tool_call>{"name": "search", "arguments": {}}</tool_call>'
+    "<tool_response>\n[1] red cat dog 37\n</tool_response>"
+    "<think>red cat dog 37</think><answer>\\boxed{37}</answer>"
+)
 
 
-def test_a_searched_answer_earns_everything_and_a_guess_does_not(search, judge_reply):
-    prompt = with_retrieval(FactStream(3)[0], np.random.default_rng(0), AlignmentConfig())
-    assert prompt.extra["tools"] == ["search"] and prompt.mode == "think"
-    turns = written_retrieval(prompt, {"search": search}, "names", final=True)
-    assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user", "assistant"]
-    assert turns[0]["content"] == "tools: search"
-    text = "".join(turn["content"][0]["text"] for turn in turns[2:])
-    found = marks(judge_reply(prompt, text))
-    assert found["answer"] == found["format"] == found["correct"] == 1.0
-    guess = f"<think>x</think><answer>\\boxed{{{prompt.answer}}}</answer>"
-    assert marks(judge_reply(prompt, guess))["answer"] == 1.0
-    broken = text.replace("<tool_response>", "")
-    assert marks(judge_reply(prompt, broken))["format"] == 0.0
-    wrong = text.replace(f"\\boxed{{{prompt.answer}}}", "\\boxed{sun}")
-    assert marks(judge_reply(prompt, wrong))["correct"] == 0.0
-    first = written_retrieval(prompt, {"search": search}, "names", final=False)
-    assert first == turns[:3]
+def test_a_searched_answer_earns_everything_and_a_guess_does_not(judge_reply):
+    prompt = made(question())
+    assert prompt.extra["tools"] == ["search"]
 
+    def found(text: str) -> dict[str, float]:
+        return marks(judge_reply(prompt, text))
 
-def test_a_search_that_does_not_help_is_no_example(search):
-    prompt = with_retrieval(FactStream(3)[0], np.random.default_rng(0), AlignmentConfig())
-    with pytest.raises(SampleError, match="is not in"):
-        written_retrieval(replace(prompt, answer="unsaid"), {"search": search}, "names", final=True)
+    assert found(SEARCHED) == {"answer": 1.0, "format": 1.0, "formed": 1.0, "correct": 1.0}
+    guess = found("<think>x</think><answer>\\boxed{37}</answer>")
+    assert guess["answer"] == 1.0 and guess["format"] == 0.0
+    assert found(SEARCHED.replace("search", "crop"))["format"] == 0.0
+    assert found(SEARCHED.replace("<tool_response>", ""))["format"] == 0.0
+    assert found(SEARCHED.replace("boxed{37}", "boxed{38}"))["correct"] == 0.0
+    free = made(question(), min_calls=0)
+    direct = "<think>x</think><answer>\\boxed{37}</answer>"
+    assert marks(judge_reply(free, direct))["format"] == 1.0
+    gated = made(question(), format_gate=True)
+    assert judge_reply(gated, direct).total == 0.0
+    assert judge_reply(gated, SEARCHED).total == pytest.approx(1.3)
 
 
 def test_a_judge_sees_the_search_and_rows_need_some_reward():
     judge = JudgeConfig(url="http://127.0.0.1:9/v1", model="m")
-    cfg = AlignmentConfig(judge=judge, retrieval=RetrievalConfig(weight=1.0))
-    rewards = with_retrieval(FactStream(3)[0], np.random.default_rng(0), cfg).rewards
-    assert [(e["rule"], e.get("task")) for e in rewards[1:]] == [
+    rewards = made(question(), judge=judge).rewards
+    assert [(e["rule"], e.get("task")) for e in rewards] == [
+        ("exact", None),
         ("judge", "retrieval"),
-        ("format", None),
+        ("agentic_format", None),
     ]
-    bare = RetrievalConfig(weight=1.0, format_weight=0.0)
-    unscored = replace(FactStream(3)[0], rewards=[])
+    assert made(question(extra={"tools": ["wiki"]})).extra["tools"] == ["wiki"]
     with pytest.raises(SampleError, match="no rewards of its own"):
-        with_retrieval(unscored, np.random.default_rng(0), AlignmentConfig(retrieval=bare))
+        made(question(rewards=[]))
+    assert made(question(rewards=[]), judge=judge).rewards[0]["rule"] == "judge"
 
 
-def test_examples_show_search_and_answer_as_the_recipes_tool_gives_them(recipe, tmp_path: Path):
+def test_examples_are_whole_conversations_with_the_tools_own_results(recipe, tmp_path: Path):
     cfg = replace(recipe.alignment)
     for name in cfg.sources():
         setattr(cfg, name, replace(getattr(cfg, name), weight=float(name == "retrieval")))
-    examples = AlignmentExamples(cfg, recipe.tools, tmp_path)
-    lengths = {len(examples(index)) for index in range(20)}
-    assert lengths == {3, 5}
-    assert list(open_tools(recipe.tools)) == [cfg.retrieval.tool]
+    tools = with_documents(recipe.tools, tmp_path)
+    examples = AlignmentExamples(cfg, tools, tmp_path)
+    for index in range(5):
+        trace = examples(index)
+        assert isinstance(trace, ToolTrace) and len(trace.turns) == 2
+        answer = trace.turns[1].rpartition("{")[2].partition("}")[0]
+        assert answer in trace.results[0][0].text
+        assert trace.messages[0] == {"role": "system", "content": "tools: search"}
+    own = replace(cfg.retrieval, files=["rows.jsonl"])
+    with pytest.raises(ConfigError, match=r"alignment\.retrieval\.files"):
+        AlignmentExamples(replace(cfg, retrieval=own), tools, tmp_path)

@@ -31,6 +31,8 @@ from rl.alignment.sources import AlignmentPrompts, Source
 from rl.alignment.stages import check
 from rl.alignment.steps import WORDING, with_steps
 from rl.alignment.tracks import with_both_tracks, with_preference
+from rl.tool_tasks import with_documents
+from rollout.tools.traces import ToolTrace
 
 JUDGE = JudgeConfig(url="http://127.0.0.1:9/v1", model="m")
 ALONE = {"general": SourceConfig(weight=1.0)}
@@ -293,12 +295,14 @@ def test_a_mix_of_nothing_is_refused():
 
 
 def test_examples_are_pure_and_refuse_what_cannot_be_written(recipe, tmp_path: Path):
-    examples = AlignmentExamples(recipe.alignment, recipe.tools, tmp_path)
+    tools = with_documents(recipe.tools, tmp_path)
+    examples = AlignmentExamples(recipe.alignment, tools, tmp_path)
     for index in range(40):
         turns = examples(index)
-        assert turns[-1]["role"] == "assistant" and str(examples(index)) == str(turns)
+        assert str(examples(index)) == str(turns)
+        assert isinstance(turns, ToolTrace) or turns[-1]["role"] == "assistant"
     cfg = AlignmentConfig()
     with pytest.raises(ConfigError, match="scale=tiny"):
-        AlignmentExamples(cfg, recipe.tools, tmp_path)
+        AlignmentExamples(cfg, tools, tmp_path)
     cfg.instructions.weight = 0.0
-    AlignmentExamples(cfg, recipe.tools, tmp_path)
+    AlignmentExamples(cfg, tools, tmp_path)
