@@ -1,7 +1,8 @@
 """Mixed preference optimisation: preference, quality and generation losses on pairs of responses.
 
 Each round samples the newest policy, makes pairs (`rl.pairs`) and trains on them with TRL. Stages:
-`mpo/roundK/pairs` and `mpo/roundK/train`; complete ones are skipped, interrupted ones go on.
+`mpo/roundK/pairs`, `mpo/roundK/human` where people have ranked responses, and `mpo/roundK/train`;
+complete ones are skipped, interrupted ones go on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from pretrain.training.ranks import RankGroup
 from rl.iterated import indexed_prompts, reward_identity
 from rl.mpo_config import MpoTrainConfig
 from rl.mpo_rank import MpoJob, MpoRank
+from rl.mpo_rankings import add_rankings, read_rankings
 from rl.pairs import PAIRS, PairExamples, make_pairs
+from rl.row_log import digests
 from rl.sft import run_steps
 from rl.stages import Run
 from rollout.seeds import stable_seed
@@ -45,6 +48,8 @@ def mpo(run: Run) -> None:
     for number in range(1, cfg.rounds + 1):
         name = f"mpo/round{number}/pairs"
         statistics = run.stage(name, _pair_identity(run), lambda stage: _pairs(run, stage))
+        if cfg.rankings:
+            name, statistics = _human(run, number, name)
         table(name, ["", ""], [[key, _short(value)] for key, value in statistics.items()])
         source = run.policy()
 
@@ -60,6 +65,21 @@ def mpo(run: Run) -> None:
         pairs_hash = run.folder.stage(name).summary()["hash"]
         run.stage(trained, [cfg.train, {"pairs": pairs_hash}], train)
         run.advance(trained)
+
+
+def _human(run: Run, number: int, pairs: str) -> tuple[str, dict[str, Any]]:
+    """The round's pairs with people's rankings; the stage's name and statistics."""
+    cfg, name = run.cfg.mpo, f"mpo/round{number}/human"
+    upstream = run.folder.stage(pairs)
+
+    def body(stage: StageDir) -> dict[str, Any]:
+        rankings = read_rankings(cfg.rankings)
+        return add_rankings(
+            upstream.path, rankings, stage.path, cfg.pairs.per_prompt, cfg.rounds == 1
+        )
+
+    identity = [digests(cfg.rankings), {"pairs": upstream.summary()["hash"]}]
+    return name, run.stage(name, identity, body)
 
 
 def _pair_identity(run: Run) -> list[Any]:

@@ -35,15 +35,20 @@ class PairConfig:
     """Environment variable that holds the endpoint's key, if it wants one."""
     retries: int = 4
     """Further tries of a request to the endpoint that failed for a passing reason."""
+    review: int = 0
+    """Prompts that are exported for people to rank (`python -m rl review`); see `mpo.rankings`."""
+    review_candidates: int = 4
+    """Different responses to each of them at most."""
     chunk: int = 64
     """Prompts sampled together; an interruption loses at most these."""
     seed: int = 6
     """Seed of sampling and of the pairs' order."""
 
     def __post_init__(self) -> None:
-        for key in ("samples", "per_prompt", "chunk"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"pairs.{key}={getattr(self, key)} must be at least 1")
+        least = {"samples": 1, "per_prompt": 1, "chunk": 1, "review": 0, "review_candidates": 2}
+        for key, smallest in least.items():
+            if getattr(self, key) < smallest:
+                raise ConfigError(f"pairs.{key}={getattr(self, key)} must be at least {smallest}")
         if self.wrong not in ("reference", "endpoint", "skip"):
             raise ConfigError(f"pairs.wrong={self.wrong!r} is none of reference, endpoint, skip")
         if self.wrong == "endpoint" and not (self.url and self.model):
@@ -95,9 +100,17 @@ class MpoConfig:
     """How often pairs are made anew from the policy that the last round has left."""
     pairs: PairConfig = field(default_factory=PairConfig)
     """How pairs are made."""
+    rankings: list[str] = field(default_factory=list)
+    """Decision files of people who ranked exported prompts: their pairs (kind `human`) take the
+    place of the prompt's own, and a prompt that they dropped leaves. Can be added later: nothing is
+    sampled again."""
     train: MpoTrainConfig = field(default_factory=MpoTrainConfig)
     """How they are learned."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ConfigError(f"mpo.rounds={self.rounds} must be at least 1")
+        if self.rankings and not self.pairs.review:
+            raise ConfigError(
+                "mpo.rankings needs mpo.pairs.review=N above 0: rankings are of exported prompts"
+            )

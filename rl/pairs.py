@@ -1,8 +1,8 @@
 """Preference pairs from a policy's own responses, scored by rules or by the reward model.
 
 Chosen is a correct response with the highest reward; rejected a wrong one, and of the wrong ones
-that which the policy itself finds likeliest: a hard negative. Without a verifier the rewards alone
-decide.
+that which the policy itself finds likeliest: a hard negative. Where no rule knows the truth the
+rewards alone decide, the reward model's among them: it compares, and calls nothing correct.
 
 Invariant: a sampled response is kept as the token ids that were sampled; no response stands in two
 pairs; a response whose reward failed stands in none.
@@ -20,11 +20,14 @@ from pretrain.data.render import render, reply
 from pretrain.data.sample import Sample, SampleError
 from pretrain.run.console import Progress
 from pretrain.run.errors import KeyeError
+from rewards.composition import route
 from rewards.judge.client import Endpoint
+from rewards.keye_rm.reward import RULE
 from rewards.result import is_correct
 from rl.groups import Group
 from rl.hint_writers import EndpointWriter, WriterFailure
 from rl.mpo_config import PairConfig
+from rl.review_rows import item_row
 from rl.rollouts import Rollouts
 from rl.row_log import RowLog
 from rl.tables import question
@@ -33,7 +36,13 @@ from rollout.config import SamplingConfig
 from rollout.seeds import stable_seed
 
 PAIRS = "pairs.jsonl"
-"""One row a prompt: `{id, index, …, accuracy, pairs: [{chosen, rejected, kind}]}`."""
+"""One row a prompt: `{id, index, …, accuracy, pairs: [{chosen, rejected, kind}]}`; `accuracy` is
+None where no rule knows the truth. Kinds: `sampled`, `reward_model` (it alone chose), `reference`,
+`endpoint`, and `human` (`rl.mpo_rankings`)."""
+CANDIDATES = "candidates.jsonl"
+"""The responses of each exported item: `{id, prompt, candidates: [{text, ids, …}]}`."""
+REVIEW = "review.jsonl"
+"""The exported items, for `python -m rl review`."""
 
 
 def likelihood(group: Group, row: int) -> float:
@@ -42,15 +51,26 @@ def likelihood(group: Group, row: int) -> float:
     return float(logprobs.mean()) if len(logprobs) else 0.0
 
 
-def pair_up(group: Group, count: int, margin: float) -> list[tuple[int, int]]:
-    """(chosen, rejected) responses of a group, at most `count`, the clearest first."""
+def judged_by_model(group: Group, routes: dict[str, list[dict[str, Any]]]) -> bool:
+    """Whether the reward model is all that scores the responses' content."""
+    entries = group.sample.rewards or route(group.sample.task_type, routes)
+    model = {entry.get("name") or RULE for entry in entries if entry.get("rule") == RULE}
+    names = {name.partition("#")[0] for score in group.scores for name in score.verifiers}
+    return bool(names) and names <= model
+
+
+def pair_up(group: Group, count: int, margin: float, truth: bool = True) -> list[tuple[int, int]]:
+    """(chosen, rejected) responses of a group, at most `count`, the clearest first.
+
+    `truth`: whether the group's verifiers say what is right; if not, rewards alone decide.
+    """
     rewards = group.rewards
     known = [row for row in range(len(rewards)) if not np.isnan(rewards[row])]
-    if any(score.verifiers for score in group.scores):
+    if truth and any(score.verifiers for score in group.scores):
         good = [row for row in known if group.correct[row]]
         bad = [row for row in known if not group.correct[row]]
     else:
-        good, bad = known, known
+        good, bad = list(known), list(known)
     good.sort(key=lambda row: -rewards[row])
     bad.sort(key=lambda row: -likelihood(group, row))
     pairs: list[tuple[int, int]] = []
@@ -72,16 +92,17 @@ def _apart(rewards: np.ndarray, chosen: int, rejected: int, margin: float) -> bo
     return bool(gap > 0 and gap >= margin)
 
 
-def prompt_row(index: int, group: Group, cfg: PairConfig) -> dict[str, Any]:
-    """A prompt with its pairs."""
+def prompt_row(index: int, group: Group, cfg: PairConfig, by_model: bool = False) -> dict[str, Any]:
+    """A prompt with its pairs. `by_model`: see `judged_by_model`."""
     pairs = [
         {
-            "kind": "sampled",
+            "kind": "reward_model" if by_model else "sampled",
             "chosen": _response(group, chosen),
             "rejected": _response(group, rejected),
         }
-        for chosen, rejected in pair_up(group, cfg.per_prompt, cfg.margin)
+        for chosen, rejected in pair_up(group, cfg.per_prompt, cfg.margin, not by_model)
     ]
+    truth = not by_model and any(score.verifiers for score in group.scores)
     return {
         "id": group.sample.id,
         "index": index,
@@ -89,16 +110,25 @@ def prompt_row(index: int, group: Group, cfg: PairConfig) -> dict[str, Any]:
         "mode": group.sample.mode,
         "question": question(group.sample.messages),
         "answer": group.sample.answer,
-        "accuracy": float(group.correct.mean()),
+        "accuracy": float(group.correct.mean()) if truth else None,
         "pairs": pairs,
     }
+
+
+def candidates_of(group: Group, count: int) -> list[dict[str, Any]]:
+    """Up to `count` different responses of a group, in the order in which they were sampled."""
+    first: dict[str, int] = {}
+    for row, text in enumerate(group.responses):
+        if text.strip():
+            first.setdefault(text, row)
+    return [_response(group, row) for row in list(first.values())[:count]]
 
 
 def _response(group: Group, row: int) -> dict[str, Any]:
     return {
         "text": group.responses[row],
         "ids": group.trajectories[row].response_ids.tolist(),
-        "reward": float(group.rewards[row]),
+        "reward": None if np.isnan(group.rewards[row]) else float(group.rewards[row]),
         "likelihood": likelihood(group, row),
     }
 
@@ -161,16 +191,45 @@ def make_pairs(
             numbers = left[start : start + cfg.chunk]
             samples = [source[index] for index in numbers]
             groups = rollouts.groups(samples, n=cfg.samples, seed=seed)
-            rows = [prompt_row(i, g, cfg) for i, g in zip(numbers, groups, strict=True)]
-            wrong = [k for k, group in enumerate(groups) if not group.solved]
-            answers = better_answers([groups[k] for k in wrong], cfg)
-            for k, answer in zip(wrong, answers, strict=True):
-                pair = _better_pair(groups[k], answer, cfg.wrong, rollouts) if answer else None
-                if pair and not rows[k]["pairs"]:
-                    rows[k]["pairs"].append(pair)
-            log.append(rows)
+            if cfg.review:
+                _export(groups, cfg, folder)
+            log.append(_rows(numbers, groups, rollouts, cfg))
             bar.advance(len(numbers))
     return pair_statistics(log.rows(), folder)
+
+
+def _rows(
+    numbers: Sequence[int], groups: Sequence[Group], rollouts: Rollouts, cfg: PairConfig
+) -> list[dict[str, Any]]:
+    """The prompts' rows; where all responses are wrong, with an answer from elsewhere."""
+    routes = rollouts.rewards.config.routes
+    rows = [
+        prompt_row(index, group, cfg, judged_by_model(group, routes))
+        for index, group in zip(numbers, groups, strict=True)
+    ]
+    wrong = [k for k, row in enumerate(rows) if row["accuracy"] == 0]
+    answers = better_answers([groups[k] for k in wrong], cfg)
+    for k, answer in zip(wrong, answers, strict=True):
+        pair = _better_pair(groups[k], answer, cfg.wrong, rollouts) if answer else None
+        if pair and not rows[k]["pairs"]:
+            rows[k]["pairs"].append(pair)
+    return rows
+
+
+def _export(groups: Sequence[Group], cfg: PairConfig, folder: Path) -> None:
+    """Items for people to rank, until there are `cfg.review`; before the prompts' own rows, so
+    that none is missed after an interruption."""
+    items, kept = RowLog(folder / REVIEW), RowLog(folder / CANDIDATES)
+    for group in groups:
+        candidates = candidates_of(group, cfg.review_candidates)
+        if len(candidates) < 2 or len(items.ids) >= cfg.review:
+            continue
+        texts = [candidate["text"] for candidate in candidates]
+        item = item_row(group.sample, texts[0], candidates=texts)
+        row = {"id": item["id"], "prompt": group.sample.id, "candidates": candidates}
+        for log, line in ((kept, row), (items, item)):
+            if line["id"] not in log.ids:
+                log.append([line])
 
 
 def pair_statistics(rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
@@ -184,21 +243,22 @@ def pair_statistics(rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, A
             f"not one pair from {len(rows)} prompts (see {folder / PAIRS}): all responses to a "
             "prompt are right, or none is and there is no reference. Take harder or easier data."
         )
-    accuracy = np.array([row["accuracy"] for row in rows])
+    accuracy = np.array([row["accuracy"] for row in rows if row["accuracy"] is not None])
     longer = [len(p["chosen"]["text"]) > len(p["rejected"]["text"]) for p in pairs]
 
     def counts(values: Sequence[str]) -> dict[str, int]:
         return {name: list(values).count(name) for name in sorted(set(values))}
 
-    def mean(side: str, key: str) -> float:
+    def mean(side: str, key: str) -> float | None:
         values = [p[side][key] for p in pairs if p[side][key] is not None]
-        return float(np.mean([len(v) if isinstance(v, str) else v for v in values]))
+        lengths = [len(v) if isinstance(v, str) else v for v in values]
+        return float(np.mean(lengths)) if lengths else None
 
     return {
         "prompts": len(rows),
         "pairs": len(pairs),
-        "all_right_share": float((accuracy == 1).mean()),
-        "all_wrong_share": float((accuracy == 0).mean()),
+        "no_truth": len(rows) - len(accuracy),
+        **_shares(accuracy),
         "kinds": counts([p["kind"] for p in pairs]),
         "modes": counts([p["mode"] for p in pairs]),
         "chosen_characters": mean("chosen", "text"),
@@ -208,6 +268,14 @@ def pair_statistics(rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, A
         "rejected_reward": mean("rejected", "reward"),
         "rejected_likelihood": mean("rejected", "likelihood"),
     }
+
+
+def _shares(accuracy: np.ndarray) -> dict[str, float]:
+    """Of the prompts whose truth a rule knows, those all right and all wrong; nothing if none."""
+    if not len(accuracy):
+        return {}
+    shares = {"all_right_share": accuracy == 1, "all_wrong_share": accuracy == 0}
+    return {name: float(share.mean()) for name, share in shares.items()}
 
 
 class PairExamples:

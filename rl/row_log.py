@@ -5,9 +5,10 @@ Invariant: a row is in the file completely or not at all, and no id is in it twi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,12 @@ class RowLog:
             file.flush()
             os.fsync(file.fileno())
         self.ids |= {row["id"] for row in rows}
+
+
+def digests(files: Sequence[str]) -> list[str]:
+    """Hashes of the contents of files that the user gives: a stage that reads them is run again
+    when they change. `KeyeError` for one that is absent."""
+    missing = [file for file in files if not Path(file).is_file()]
+    if missing:
+        raise KeyeError(f"{missing[0]} does not exist (from {Path.cwd()})")
+    return [hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] for file in files]

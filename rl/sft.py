@@ -6,7 +6,7 @@ rank to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,11 @@ class SftConfig:
             )
 
 
+def snapshot(stage: StageDir, step: int) -> Path:
+    """Where the checkpoint after `step` steps is kept."""
+    return stage.path / "steps" / str(step)
+
+
 def run_sft(
     checkpoint: Path,
     examples: Callable[[int], Any],
@@ -94,6 +99,7 @@ def run_sft(
     stage: StageDir,
     *,
     wandb: WandbConfig | None = None,
+    snapshots: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Fine-tunes `checkpoint` and writes `stage.checkpoint`; resumes from `stage.state`.
 
@@ -107,6 +113,7 @@ def run_sft(
         cfg: see `SftConfig`.
         stage: the stage's folder.
         wandb: where metrics go besides metrics.jsonl; by default nowhere.
+        snapshots: steps after which a checkpoint is kept as `snapshot(stage, step)`.
 
     Returns:
         `steps`, `examples`, and the mean `loss` and `token_accuracy` of the last ten steps.
@@ -123,7 +130,7 @@ def run_sft(
         gpus_per_rank=cfg.gpus_per_rank,
     )
     try:
-        return fine_tune(ranks, checkpoint, examples, cfg, stage, wandb=wandb)
+        return fine_tune(ranks, checkpoint, examples, cfg, stage, wandb=wandb, snapshots=snapshots)
     finally:
         ranks.close()
 
@@ -136,9 +143,11 @@ def fine_tune(
     stage: StageDir,
     *,
     wandb: WandbConfig | None = None,
+    snapshots: Sequence[int] = (),
 ) -> dict[str, Any]:
     """`run_sft` on ranks that are already up; they can be used again afterwards."""
-    job = SftJob(Path(checkpoint), stage.state, examples, cfg)
+    kept = {step: snapshot(stage, step) for step in snapshots}
+    job = SftJob(Path(checkpoint), stage.state, examples, cfg, kept)
     done = ranks.call("open", job, phase=f"{stage.name}: load", timeout_s=cfg.timeout_s)[0]
     with MetricLogger(stage, wandb or WandbConfig(mode="disabled"), asdict(cfg)) as logger:
         logger.truncate(done)

@@ -7,8 +7,8 @@ data it has seen, and nothing is seen twice.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pretrain.keye_vl.prompt import PromptEncoder
     from rl.sft import SftConfig
     from rollout.tools.traces import EncodedTrace
+    from rollout.tools.turns import TurnWriter
 
 Example = "list[dict[str, Any]] | tuple[EncodedPrompt, np.ndarray] | ToolTrace"
 """A conversation that ends with the assistant's reply, a prompt and reply as token ids, or a
@@ -40,6 +41,8 @@ class SftJob:
     examples: Callable[[int], Any]
     """Index → `Example`; called with every index from 0 to steps × batch_size once."""
     cfg: SftConfig
+    snapshots: dict[int, Path] = field(default_factory=dict)
+    """Step → folder of the checkpoint to write after it."""
 
 
 class Collator:
@@ -49,6 +52,7 @@ class Collator:
         self.examples = examples
         self.encoder = encoder
         self.pad_id = pad_id
+        self._writers: dict[int, TurnWriter] = {}
 
     def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
         """`input_ids`, `attention_mask`, `labels` int64 `[B, L]`, `prompt_lengths` `[B]` and, where
@@ -81,10 +85,14 @@ class Collator:
 
     def _encode(self, index: int) -> EncodedTrace:
         from rollout.tools.traces import EncodedTrace, ToolTrace
+        from rollout.tools.turns import TurnWriter
 
         example = self.examples(index)
         if isinstance(example, ToolTrace):
-            return example.encode(self.encoder)
+            limit = example.max_result_tokens
+            if limit not in self._writers:
+                self._writers[limit] = TurnWriter(self.encoder, limit)
+            return example.encode(self.encoder, self._writers[limit])
         if isinstance(example, list):
             example = self.encoder.encode_example(example, f"{index} of the fine-tuning data")
         prompt, reply = example
@@ -98,7 +106,7 @@ class SftRank(Rank):
     def open(self, job: SftJob) -> int:
         """Builds the trainer; returns the steps that an interrupted run has done."""
         self.job = job
-        self.pacer = make_pacer(job.state)
+        self.pacer = make_pacer(job.state, job.snapshots, job.source)
         self.resume = self.pacer.latest()
         done = steps_of(self.resume)
         self.pacer.start(done)
@@ -136,11 +144,17 @@ class SftRank(Rank):
             write_checkpoint(self.model, path, self.job.source)
 
 
-def make_pacer(state: Path) -> Any:
-    """The callback through which driver and trainer meet (a function: transformers loads late)."""
+def make_pacer(
+    state: Path, snapshots: Mapping[int, Path] | None = None, source: Path | None = None
+) -> Any:
+    """The callback through which driver and trainer meet (a function: transformers loads late).
+
+    After the steps of `snapshots` it writes checkpoints with the processor files of `source`.
+    """
     from transformers import TrainerCallback
 
     from pretrain.run.directory import atomic_write
+    from pretrain.training.checkpoint import write_checkpoint
 
     class Pacer(TrainerCallback):
         """Holds the trainer at the start of each step until the driver has asked for it."""
@@ -181,6 +195,14 @@ def make_pacer(state: Path) -> Any:
                 self.done = trainer_state.global_step
                 self.moved.notify_all()
                 self.moved.wait_for(lambda: self.allowed > self.done)
+
+        def on_step_end(
+            self, args: Any, trainer_state: Any, control: Any, model: Any = None, **_: Any
+        ) -> None:
+            # Before the step's resume state is saved: what has been resumed from has them all.
+            folder = (snapshots or {}).get(trainer_state.global_step)
+            if folder is not None and source is not None and trainer_state.is_world_process_zero:
+                write_checkpoint(model, folder, source)
 
         def on_log(
             self, args: Any, trainer_state: Any, control: Any, logs: dict[str, float], **_: Any

@@ -50,16 +50,16 @@ def first_rows(cfg: IteratedConfig, cold_start: ColdStartConfig, folder: Path) -
     source = open_source(cfg, cold_start, folder)
     if isinstance(source, SampleFiles):
         samples = [source.unloaded(index) for index in range(len(source))]
-        return [_row(k, sample, _given(sample), "data") for k, sample in enumerate(samples)]
+        return [row_of(k, sample, given_reply(sample), "data") for k, sample in enumerate(samples)]
     traces = ColdStartTraces(cold_start)
     rows = []
     for index in range(cfg.pool):
         text = traces(index)[-1]["content"][0]["text"]
-        rows.append(_row(index, source[index], text, "data"))
+        rows.append(row_of(index, source[index], text, "data"))
     return _spoil(rows, cfg)
 
 
-def _row(index: int, sample: Sample, response: str, origin: str) -> Row:
+def row_of(index: int, sample: Sample, response: str, origin: str) -> Row:
     return {
         "id": sample.id,
         "index": index,
@@ -72,7 +72,7 @@ def _row(index: int, sample: Sample, response: str, origin: str) -> Row:
     }
 
 
-def _given(sample: Sample) -> str:
+def given_reply(sample: Sample) -> str:
     """A row's own reply: its `response`, or the one that its solution makes."""
     response = sample.extra.get("response")
     if response is None:
