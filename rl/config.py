@@ -14,6 +14,7 @@ from rewards.keye_rm.config import RewardModelConfig
 from rl.alignment.config import AlignmentConfig
 from rl.dynamic import DynamicConfig
 from rl.evaluate import EvaluationConfig
+from rl.experts_config import ExpertConfig, MergeConfig
 from rl.iterated_config import IteratedConfig
 from rl.learner import LearnerConfig
 from rl.long_cot.config import LongCotConfig
@@ -21,6 +22,7 @@ from rl.mpo_config import MpoConfig
 from rl.overlong import OverlongConfig
 from rl.reward_training import RewardTrainingConfig
 from rl.sft import SftConfig
+from rl.sft_stage_config import SftStageConfig
 from rollout.config import EngineConfig, SamplingConfig
 from rollout.hint_sampler import HintConfig
 from rollout.tools.config import ToolConfig
@@ -32,7 +34,10 @@ RL_STAGES = (
     "gspo",
     "evaluate_after",
     "iterate",
+    "sft",
     "mpo",
+    "experts",
+    "merge",
     "long_cot",
     "long_cot_enhance",
     "long_cot_paths",
@@ -126,8 +131,9 @@ class RlConfig:
     """Name of the run: results go to runs/NAME, and a finished stage isn't run again."""
     stages: list[str] = field(default_factory=lambda: ["evaluate_before", "gspo", "evaluate_after"])
     """Stages in order, out of pretrain, cold_start, evaluate_before, gspo, evaluate_after, iterate,
-    mpo, and those of the reward model: reward_sft, reward_anneal, reward_gspo, each also
-    `…_measured`."""
+    sft, mpo, experts, merge, those of the reward model (reward_sft, reward_anneal, reward_gspo,
+    each also `…_measured`) and those of alignment (alignment_before, alignment_sft,
+    alignment_sft_measured, alignment_gspo, alignment_after)."""
     checkpoint: str = ""
     """Policy to start from when the run makes none itself: a Hugging Face directory."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -142,8 +148,14 @@ class RlConfig:
     """Rounds of stage `iterate` after its first cold start and GSPO; more can be added later."""
     iterated: IteratedConfig = field(default_factory=IteratedConfig)
     """What such a round does beside cold start and GSPO."""
+    sft: SftStageConfig = field(default_factory=SftStageConfig)
+    """Non-reasoning fine-tuning on many task types (stage `sft`)."""
     mpo: MpoConfig = field(default_factory=MpoConfig)
     """Mixed preference optimisation on pairs of the policy's own responses (stage `mpo`)."""
+    experts: dict[str, ExpertConfig] = field(default_factory=dict)
+    """Domain → how its expert is trained from the newest policy (stage `experts`)."""
+    merge: MergeConfig = field(default_factory=MergeConfig)
+    """How the experts are merged back into it (stage `merge`)."""
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     """Alignment RL: the mix of prompt sources of the stages `alignment_…`."""
     hints: HintConfig = field(default_factory=HintConfig)

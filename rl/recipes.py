@@ -12,12 +12,14 @@ from pretrain.run.ray_cluster import ray_session
 from rl.alignment.stages import ALIGNMENT_STAGES
 from rl.config import RlConfig
 from rl.evaluate import KINDS, change
+from rl.experts import experts, merge
 from rl.figures import draw_overview, draw_samples
 from rl.iterated import iterate
 from rl.long_cot.stages import LONG_COT_STAGES
 from rl.mpo import mpo
 from rl.reward_stages import REWARD_STAGES
 from rl.session import Session
+from rl.sft_stage import sft
 from rl.stages import STAGES, Run, heldout_samples, load_evaluation
 
 RUNS = Path("runs")
@@ -25,6 +27,7 @@ RUNS = Path("runs")
 SHEET = 8
 """Held-out images shown with the answers before and after."""
 ALL_STAGES = STAGES | REWARD_STAGES | {"iterate": iterate, "mpo": mpo} | ALIGNMENT_STAGES
+ALL_STAGES |= {"sft": sft, "experts": experts, "merge": merge}
 ALL_STAGES |= LONG_COT_STAGES
 """Every stage that `stages` may name."""
 
