@@ -121,6 +121,38 @@ def change(before: Evaluation, after: Evaluation) -> dict[str, dict[str, dict[st
     }
 
 
+BANDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Upper edges of the bands of difficulty; the first holds what no response solved."""
+
+
+def reasoning_by_difficulty(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
+    """How often auto_think reasons on prompts of each difficulty: `{task type or "all": bands}`.
+
+    A prompt's difficulty is its accuracy at temperature 1 in no_think mode. A band is `{above, to,
+    n, reasoned, accuracy}`: shares in auto_think at temperature 1, as `{value, low, high, n}`;
+    empty bands are left out. `{}` unless both modes were evaluated.
+    """
+    easy = {r["id"]: r["sampled"] for r in evaluation.records if r["mode"] == "no_think"}
+    auto = [r for r in evaluation.records if r["mode"] == "auto_think" and r["id"] in easy]
+    found = {}
+    for task in ["all", *sorted({record["task_type"] for record in auto})] if auto else []:
+        bands = []
+        for low, high in zip((-1.0, *BANDS), BANDS, strict=False):
+            own = [
+                record
+                for record in auto
+                if task in ("all", record["task_type"]) and low < easy[record["id"]] <= high
+            ]
+            if own:
+                shares = {
+                    name: mean_interval([record[key] for record in own]).to_dict()
+                    for name, key in (("reasoned", "reasoned"), ("accuracy", "sampled"))
+                }
+                bands.append({"above": max(low, 0.0), "to": high, "n": len(own), **shares})
+        found[task] = bands
+    return found
+
+
 def evaluate(
     rollouts: Rollouts, samples: Sequence[Sample], modes: Sequence[str], *, seed: int = 0
 ) -> Evaluation:
