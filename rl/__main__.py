@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 from pretrain.run.command import Command, main
+from rl.ablation import AblationConfig, run_ablation
+from rl.compare import CompareConfig, RubricCommandConfig, run_compare, run_rubric
 from rl.config import RlConfig
 from rl.evaluate_command import EvaluateConfig, run_evaluate
 from rl.hints import HintsConfig, run_hints
@@ -21,7 +23,25 @@ COMMANDS = {
         config="evaluate",
         schema=EvaluateConfig,
         run=run_evaluate,
-        help="held-out accuracy of a checkpoint: greedy, at temperature 1, per mode and task",
+        help="held-out accuracy of a checkpoint per mode and task, or public benchmarks",
+    ),
+    "compare": Command(
+        config="compare",
+        schema=CompareConfig,
+        run=run_compare,
+        help="Good/Same/Bad of two checkpoints: by rules, a judge, or the reward model",
+    ),
+    "rubric": Command(
+        config="rubric",
+        schema=RubricCommandConfig,
+        run=run_rubric,
+        help="a judge's marks of a checkpoint's responses: five dimensions, eight capabilities",
+    ),
+    "ablation": Command(
+        config="ablation",
+        schema=AblationConfig,
+        run=run_ablation,
+        help="accuracy per task and stage over several evaluations, with paired differences",
     ),
     "hints": Command(
         config="hints",
