@@ -32,7 +32,6 @@ class EvaluateConfig:
     `evaluation` beside the checkpoint."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """What is asked, and in which modes."""
-    engine: EngineConfig = field(default_factory=EngineConfig)
     benchmarks: list[str] = field(default_factory=list)
     """Public benchmarks to run instead: mmmu, ai2d, mmbench, mmstar, ocrbench, hallusionbench,
     mathvista, videomme, videommmu, tempcompass."""
@@ -40,6 +39,7 @@ class EvaluateConfig:
     """Directory with their files; nothing is downloaded."""
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     """How they are read, asked and scored."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
     """vLLM engines."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Limits of a response."""
@@ -56,10 +56,10 @@ def run_evaluate(cfg: EvaluateConfig) -> None:
     checkpoint = Path(cfg.checkpoint)
     out = Path(cfg.out) if cfg.out else checkpoint.parent / "evaluation"
     out.mkdir(parents=True, exist_ok=True)
-    samples = heldout_samples(cfg.evaluation, out)
     if cfg.benchmarks:
         _benchmarks(cfg, checkpoint, out)
         return
+    samples = heldout_samples(cfg.evaluation, out)
     with (
         ray_session(),
         Session(cfg.engine, cfg.rewards, cfg.sampling, tools=cfg.tools) as session,
@@ -71,21 +71,19 @@ def run_evaluate(cfg: EvaluateConfig) -> None:
         "table": result.table(),
         "by_task": result.by_task(),
         "behaviour": result.behaviour(),
+        "reasoning_by_difficulty": reasoning_by_difficulty(result),
     }
     atomic_write(out / "evaluation.json", json.dumps(tables, indent=2) + "\n")
     rows = [
-        "reasoning_by_difficulty": reasoning_by_difficulty(result),
         [mode, task, *(_leaf(kinds[kind]) for kind in KINDS), kinds["greedy"]["n"]]
         for mode, tasks in {m: {"all": t} for m, t in result.table().items()}.items()
         for task, kinds in (tasks | result.by_task()[mode]).items()
     ]
     table(f"{checkpoint} (95 % intervals)", ["mode", "task", *KINDS, "n"], rows)
+    _show_reasoning(tables["reasoning_by_difficulty"])
     say(f"records: {out}")
 
 
-    _show_reasoning(tables["reasoning_by_difficulty"])
-def _leaf(leaf: dict[str, float]) -> str:
-    return f"{leaf['value']:.3f} [{leaf['low']:.3f}, {leaf['high']:.3f}]"
 def _benchmarks(cfg: EvaluateConfig, checkpoint: Path, out: Path) -> None:
     loaded = load_benchmarks(cfg.benchmarks, cfg.benchmark_dir, cfg.benchmark)
     with (
@@ -111,3 +109,5 @@ def _band(band: dict[str, Any]) -> str:
     return "0" if band["to"] == 0 else f"({band['above']:g}, {band['to']:g}]"
 
 
+def _leaf(leaf: dict[str, float]) -> str:
+    return f"{leaf['value']:.3f} [{leaf['low']:.3f}, {leaf['high']:.3f}]"
