@@ -17,6 +17,7 @@ from rl.benchmarks.config import BenchmarkConfig
 from rl.evaluate import KINDS, EvaluationConfig, evaluate, reasoning_by_difficulty
 from rl.session import Session
 from rl.stages import heldout_samples
+from rl.tool_tasks import with_documents
 from rollout.config import EngineConfig, SamplingConfig
 from rollout.tools.config import ToolConfig
 
@@ -62,7 +63,9 @@ def run_evaluate(cfg: EvaluateConfig) -> None:
     samples = heldout_samples(cfg.evaluation, out)
     with (
         ray_session(),
-        Session(cfg.engine, cfg.rewards, cfg.sampling, tools=cfg.tools) as session,
+        Session(
+            cfg.engine, cfg.rewards, cfg.sampling, tools=with_documents(cfg.tools, out)
+        ) as session,
     ):
         result = evaluate(session.rollouts(checkpoint), samples, cfg.evaluation.modes)
     result.save(out / "evaluation.jsonl")

@@ -11,6 +11,7 @@ from pretrain.data.ingest import FileStream, SampleFiles
 from pretrain.data.sample import Sample
 from pretrain.data.stream import WorldStream
 from rl.config import DataConfig
+from rl.tool_tasks import ToolTasks, needs_tools
 
 
 class PromptSource(Protocol):
@@ -34,4 +35,6 @@ def open_prompts(cfg: DataConfig, folder: Path) -> PromptSource:
     if cfg.files:
         quarantine = cfg.quarantine or str(folder / "quarantine.jsonl")
         return FileStream(SampleFiles(replace(cfg, quarantine=quarantine)), cfg.seed)
+    if needs_tools(cfg.tasks):
+        return ToolTasks(cfg.tasks, cfg.seed)
     return WorldStream(cfg.tasks, cfg.seed, "train", cfg.modes)

@@ -21,6 +21,7 @@ from rl.reward_stages import REWARD_STAGES
 from rl.session import Session
 from rl.sft_stage import sft
 from rl.stages import STAGES, Run, heldout_samples, load_evaluation
+from rl.tool_tasks import with_documents
 
 RUNS = Path("runs")
 """Parent of all run directories, relative to where the command is given."""
@@ -36,10 +37,11 @@ def run_recipe(cfg: RlConfig) -> None:
     """Run the configured stages; finished ones are skipped, an interrupted one goes on."""
     folder = RunDir(RUNS / cfg.run)
     checkpoint = Path(cfg.checkpoint) if cfg.checkpoint else None
+    tools = with_documents(cfg.tools, folder.path)
     with (
         folder.exclusive(),
         ray_session(),
-        Session(cfg.engine, cfg.rewards, cfg.sampling, cfg.reward_model, cfg.tools) as session,
+        Session(cfg.engine, cfg.rewards, cfg.sampling, cfg.reward_model, tools) as session,
     ):
         run = Run(cfg, folder, session, checkpoint)
         for name in cfg.stages:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -25,21 +25,27 @@ import numpy as np
 from pretrain.data.cursor import Cursor
 from pretrain.data.render import render
 from pretrain.data.sample import Sample
-from pretrain.data.world.canvas import CELL, GRID, POSITIONS, SIZE
+from pretrain.data.world.canvas import GRID, POSITIONS, SIZE
 from pretrain.data.world.digits import digit_scene
 from pretrain.data.world.shapes import COLORS
 from pretrain.data.world.tasks import held_out
 from pretrain.data.world.text import WORDS
 from pretrain.run.directory import atomic_write
 from pretrain.run.errors import ConfigError
+from rl.cold_start import ColdStartTraces
+from rl.config import ColdStartConfig
+from rollout.tools.config import ToolConfig
 from rollout.tools.crop import SCALE
 from rollout.tools.prompting import with_tools
+from rollout.tools.registry import open_tools
 from rollout.tools.tool import Tool, ToolContext
 from rollout.tools.traces import ToolTrace
 
 LOOKUP, SMALL_DIGITS = "tools/lookup", "tools/small_digits"
 TASK_TOOLS = {LOOKUP: "search", SMALL_DIGITS: "crop"}
 """The tool that each task needs."""
+WORLD_DOCUMENTS = "tiny_world"
+"""Value of `tools.documents` that stands for the generated facts."""
 _PATCH = 3 * SIZE
 """Side of one of the picture's nine fields; its digits stand in the middle third."""
 
@@ -55,6 +61,28 @@ def write_documents(path: Path) -> None:
     """One document per fact, as JSONL: what `tools.documents` is to be."""
     rows = [{"id": name, "text": f"{name} {number}"} for name, number in facts().items()]
     atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def with_documents(cfg: ToolConfig, folder: Path) -> ToolConfig:
+    """The settings with `documents=tiny_world` replaced by a file of the facts in `folder`."""
+    if cfg.documents != WORLD_DOCUMENTS:
+        return cfg
+    path = folder / "documents.jsonl"
+    write_documents(path)
+    return replace(cfg, documents=str(path))
+
+
+def needs_tools(mix: Mapping[str, float]) -> bool:
+    """Whether a mix is one of tool tasks; `ConfigError` when it has others beside them."""
+    wanted = [name for name, weight in mix.items() if weight > 0]
+    named = [name for name in wanted if name in TASKS]
+    if named and len(named) < len(wanted):
+        other = next(name for name in wanted if name not in TASKS)
+        raise ConfigError(
+            f"tasks: {named[0]} and {other} can't stand in one mix; tool tasks ({', '.join(TASKS)})"
+            " have a stream of their own"
+        )
+    return bool(named)
 
 
 @dataclass(slots=True)
@@ -88,7 +116,9 @@ def _names(split: str) -> list[str]:
 def small_digits(rng: np.random.Generator, split: str) -> ToolTask:
     """Digits to read in one of nine fields of a large picture."""
     scenes = [digit_scene(rng, int(rng.integers(1, 4)), split) for _ in POSITIONS]
-    picture = rng.integers(0, CELL, (GRID * _PATCH, GRID * _PATCH, 3), dtype=np.uint8)
+    side = GRID * _PATCH
+    noise = np.frombuffer(rng.bytes(side * side * 3), np.uint8) >> 3
+    picture = noise.reshape(side, side, 3)
     for field, (scene, _, _) in enumerate(scenes):
         y, x = (place * _PATCH + SIZE for place in divmod(field, GRID))
         picture[y : y + SIZE, x : x + SIZE] = scene
@@ -135,14 +165,13 @@ class ToolTasks:
 
     def __init__(self, mix: Mapping[str, float], seed: int, split: str = "train") -> None:
         """`mix` weighs the tasks; `ConfigError` for a wrong name or split."""
-        unknown = [name for name in mix if name not in TASKS]
-        if unknown or not any(weight > 0 for weight in mix.values()):
+        self.mix = {name: float(weight) for name, weight in sorted(mix.items()) if weight > 0}
+        if not self.mix or any(name not in TASKS for name in self.mix):
             raise ConfigError(
                 f"mix={dict(mix)}: weigh some of {', '.join(TASKS)} with a number above 0"
             )
         if split not in ("train", "test"):
             raise ConfigError(f"split={split!r} is not train or test")
-        self.mix = {name: float(weight) for name, weight in sorted(mix.items()) if weight > 0}
         self.seed, self.split = seed, split
         self.cursor = Cursor(position=0, fingerprint=f"tools {self.mix} {seed} {split}")
 
@@ -184,12 +213,18 @@ class ToolTraces:
 
     Args:
         tasks: the stream.
-        tools: the policy's, by name.
-        prompt: how it is told of them, see `ToolConfig.prompt`.
+        tools: the policy's, by name; `ConfigError` when a task's tool is missing.
+        cfg: how the policy is told of them, and how long results may be.
     """
 
-    def __init__(self, tasks: ToolTasks, tools: Mapping[str, Tool], prompt: str) -> None:
-        self.tasks, self.tools, self.prompt = tasks, tools, prompt
+    def __init__(self, tasks: ToolTasks, tools: Mapping[str, Tool], cfg: ToolConfig) -> None:
+        self.tasks, self.tools, self.cfg = tasks, tools, cfg
+        for name in tasks.mix:
+            if TASK_TOOLS[name] not in tools:
+                raise ConfigError(
+                    f"{name} needs the tool {TASK_TOOLS[name]}: add it to tools.names="
+                    f"{list(cfg.names)}"
+                )
 
     def __call__(self, index: int) -> ToolTrace:
         """The conversation of task `index`."""
@@ -201,12 +236,13 @@ class ToolTraces:
         result = tool.call(task.arguments, ToolContext(sample.id, images, sample.extra))
         return ToolTrace(
             sample_id=sample.id,
-            messages=with_tools(render(sample), [tool], self.prompt),
+            messages=with_tools(render(sample), [tool], self.cfg.prompt),
             turns=[
                 f"<think>{task.thought}</think><tool_call>{call}</tool_call>",
                 f"<think>{task.finding}</think><answer>\\boxed{{{sample.answer}}}</answer>",
             ],
             results=[[result]],
+            max_result_tokens=self.cfg.max_result_tokens,
         )
 
 
@@ -214,3 +250,35 @@ def _picture(part: Mapping[str, Any]) -> Any:
     from PIL import Image
 
     return Image.fromarray(part["image"])
+
+
+class ColdStartExamples:
+    """`examples(i)` of a cold start whose mix holds tool tasks beside those of the world.
+
+    Each example is one or the other by the weights of the mix; pure in i.
+    """
+
+    def __init__(self, cfg: ColdStartConfig, tools: ToolConfig) -> None:
+        weights = {name: weight for name, weight in cfg.tasks.items() if weight > 0}
+        mine = {name: weight for name, weight in weights.items() if name in TASKS}
+        rest = {name: weight for name, weight in weights.items() if name not in TASKS}
+        self.seed = cfg.seed
+        self.share = sum(mine.values()) / sum(weights.values())
+        self.with_tools = ToolTraces(ToolTasks(mine, cfg.seed), open_tools(tools), tools)
+        self.without = ColdStartTraces(replace(cfg, tasks=rest)) if rest else None
+
+    def __call__(self, index: int) -> ToolTrace | list[dict[str, Any]]:
+        """Example `index`."""
+        chance = np.random.default_rng([self.seed, index, 5]).random()
+        if self.without is None or chance < self.share:
+            return self.with_tools(index)
+        return self.without(index)
+
+
+def cold_start_examples(
+    cfg: ColdStartConfig, tools: ToolConfig
+) -> ColdStartTraces | ColdStartExamples:
+    """What a cold start learns from; tools are opened only if a task needs them."""
+    if any(name in TASKS for name, weight in cfg.tasks.items() if weight > 0):
+        return ColdStartExamples(cfg, tools)
+    return ColdStartTraces(cfg)

@@ -44,14 +44,17 @@ class ToolTrace:
     max_result_tokens: int = 512
     """As in `ToolConfig`."""
 
-    def encode(self, encoder: PromptEncoder) -> EncodedTrace:
-        """Ids and mask; `KeyeError` when it is too long or a turn has no results."""
+    def encode(self, encoder: PromptEncoder, writer: TurnWriter | None = None) -> EncodedTrace:
+        """Ids and mask; `KeyeError` when it is too long or a turn has no results.
+
+        `writer`: one for this encoder and limit, if there is one already.
+        """
         if len(self.results) != len(self.turns) - 1:
             raise KeyeError(
                 f"sample {self.sample_id}: {len(self.turns)} turns with {len(self.results)} sets "
                 "of results; each turn but the last needs one"
             )
-        writer = TurnWriter(encoder, self.max_result_tokens)
+        writer = writer or TurnWriter(encoder, self.max_result_tokens)
         prompt = encoder.encode(self.messages, self.sample_id)
         images = len(prompt.engine_media.get("image", ()))
         pieces, masks, written = [], [], []

@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import json
+import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pretrain.run.errors import ConfigError
 from rewards.rules.agentic import agentic_format
+from rl.cold_start import ColdStartTraces
+from rl.config import ColdStartConfig
 from rl.tool_tasks import (
     LOOKUP,
     SMALL_DIGITS,
+    WORLD_DOCUMENTS,
     ToolTasks,
     ToolTraces,
+    cold_start_examples,
     facts,
     field_box,
+    needs_tools,
     small_digits,
-    write_documents,
+    with_documents,
 )
 from rollout.tools import ToolConfig, open_tools
 from rollout.tools.calls import find_calls
+from rollout.tools.traces import ToolTrace
 
 MIX = {LOOKUP: 1.0, SMALL_DIGITS: 1.0}
+CFG = ToolConfig(names=["search", "crop"], documents=WORLD_DOCUMENTS, results=1, prompt="names")
 
 
 @pytest.fixture(scope="module")
-def tools(tmp_path_factory):
-    path = tmp_path_factory.mktemp("documents") / "facts.jsonl"
-    write_documents(path)
-    return open_tools(ToolConfig(names=["search", "crop"], documents=str(path), results=1))
+def configured(tmp_path_factory):
+    """The settings with the documents written."""
+    return with_documents(CFG, tmp_path_factory.mktemp("documents"))
+
+
+@pytest.fixture(scope="module")
+def tools(configured):
+    return open_tools(configured)
 
 
 def test_a_search_finds_every_fact(tools):
@@ -58,7 +71,7 @@ def test_the_crop_shows_the_digits_at_full_size(tools):
         assert right - left == bottom - top == pytest.approx(110, abs=1)
     rng = np.random.default_rng(4)
     task = small_digits(rng, "test")
-    trace = ToolTraces(ToolTasks({SMALL_DIGITS: 1.0}, 3), tools, "names")(0)
+    trace = ToolTraces(ToolTasks({SMALL_DIGITS: 1.0}, 3), tools, CFG)(0)
     image = trace.results[0][0].image
     assert image.size == (84, 84)
     sample = ToolTasks({SMALL_DIGITS: 1.0}, 3)[0]
@@ -78,7 +91,7 @@ def test_the_processor_makes_the_picture_too_small_to_read(encoder):
 
 
 def test_traces_are_pure_have_the_form_and_say_the_answer(tools, encoder):
-    traces = ToolTraces(ToolTasks(MIX, 5), tools, "names")
+    traces = ToolTraces(ToolTasks(MIX, 5), tools, CFG)
     kinds = set()
     for index in range(12):
         sample = traces.tasks[index]
@@ -114,6 +127,26 @@ def test_the_stream_resumes_and_refuses_other_data():
         ToolTasks({"tools/none": 1.0}, 1)
     with pytest.raises(ConfigError, match="split='dev'"):
         ToolTasks(MIX, 1, "dev")
+
+
+def test_a_mix_is_of_one_kind():
+    assert needs_tools(MIX) and not needs_tools({"digits/sum": 1.0})
+    with pytest.raises(ConfigError, match="tools/lookup and digits/sum can't stand in one mix"):
+        needs_tools({LOOKUP: 1.0, "digits/sum": 1.0})
+    other = ToolConfig(names=["crop"], documents="mine.jsonl")
+    assert with_documents(other, None) is other
+
+
+def test_a_cold_start_mixes_both_kinds_and_travels_to_its_ranks(configured):
+    cfg = ColdStartConfig(tasks=MIX | {"digits/sum": 2.0})
+    examples = pickle.loads(pickle.dumps(cold_start_examples(cfg, configured)))
+    made = [examples(k) for k in range(60)]
+    tool_share = sum(isinstance(example, ToolTrace) for example in made) / 60
+    assert 0.3 < tool_share < 0.7
+    plain = cold_start_examples(ColdStartConfig(tasks={"digits/sum": 1.0}), ToolConfig())
+    assert isinstance(plain, ColdStartTraces)
+    with pytest.raises(ConfigError, match="tools/small_digits needs the tool crop"):
+        cold_start_examples(cfg, replace(configured, names=["search"]))
 
 
 CALL = '<think>a</think><tool_call>{"name": "search", "arguments": {}}</tool_call>'
