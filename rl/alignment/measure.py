@@ -116,20 +116,23 @@ def load(folder: Path) -> list[Record]:
 
 
 def show(title: str, reports: dict[str, dict[str, Any]], changed: dict[str, Any]) -> None:
-    """A table with a row a figure: each measurement's sampled mean, and the last change."""
+    """A table with a row a figure: each measurement's sampled mean and greedy one, the last change.
+
+    ± is half of the 95 % interval.
+    """
     names = list(reports)
-    figures = sorted({figure for one in reports.values() for figure in one})
     rows = []
-    for figure in figures:
-        cells = [_cell(reports[name].get(figure, {}).get("sampled")) for name in names]
-        greedy = [_cell(reports[name].get(figure, {}).get("greedy"), False) for name in names]
-        last = _cell(changed.get(figure, {}).get("sampled"))
-        rows.append([figure, *cells, " → ".join(greedy), last])
-    table(title, ["figure", *names, "greedy", "change (paired)"], rows)
+    for figure in sorted({figure for one in reports.values() for figure in one}):
+        found = [reports[name].get(figure, {}) for name in names]
+        greedy = " → ".join(f"{one['greedy']['value']:.3f}" for one in found if "greedy" in one)
+        cells = [_cell(one.get("sampled"), "{value:.3f} ±{half:.3f}") for one in found]
+        last = _cell(
+            changed.get(figure, {}).get("sampled"), "{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+        )
+        rows.append([figure, *cells, greedy, last])
+    heads = [name.removeprefix("alignment_") for name in names]
+    table(title, ["figure", *heads, "greedy", "change (paired)"], rows)
 
 
-def _cell(leaf: dict[str, Any] | None, interval: bool = True) -> str:
-    if leaf is None:
-        return ""
-    value = f"{leaf['value']:.3f}"
-    return f"{value} [{leaf['low']:.3f}, {leaf['high']:.3f}]" if interval else value
+def _cell(leaf: dict[str, Any] | None, form: str) -> str:
+    return form.format(**leaf, half=(leaf["high"] - leaf["low"]) / 2) if leaf else ""

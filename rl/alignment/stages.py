@@ -28,7 +28,7 @@ MEASURED = ("alignment_before", "alignment_sft_measured", "alignment_after")
 
 
 def check(run: Run) -> AlignmentConfig:
-    """The run's mix; `ConfigError` for what it lacks. Says what is left out, and why."""
+    """The run's mix; `ConfigError` for what it lacks."""
     cfg = run.cfg.alignment
     check_kinds(cfg.instructions)
     sources = cfg.sources()
@@ -43,6 +43,12 @@ def check(run: Run) -> AlignmentConfig:
             "tools.names=[search] tools.documents=PATH (tiny_world for the tiny world's facts), or "
             "set alignment.retrieval.weight=0"
         )
+    return cfg
+
+
+def announce_mix(cfg: AlignmentConfig) -> None:
+    """Say what the mix is, and what is left out and why."""
+    sources = cfg.sources()
     total = sum(own.weight for own in sources.values())
     shares = ", ".join(f"{name} {own.weight / total:.0%}" for name, own in sources.items())
     say(f"alignment: {shares}")
@@ -51,7 +57,6 @@ def check(run: Run) -> AlignmentConfig:
             "alignment: no judge (alignment.judge.url, .model), so no soft constraints are drawn "
             "and processes (prescribed steps, searches) are checked by rules alone"
         )
-    return cfg
 
 
 def measured(name: str) -> Callable[[Run], None]:
@@ -93,6 +98,7 @@ def summarise(run: Run) -> None:
 def alignment_sft(run: Run) -> None:
     """Fine-tuning on answers that are written to follow what each prompt asks for."""
     cfg = check(run)
+    announce_mix(cfg)
     source = run.policy()
 
     def body(stage: StageDir) -> dict[str, Any]:
@@ -108,6 +114,7 @@ def alignment_sft(run: Run) -> None:
 def alignment_gspo(run: Run) -> None:
     """GSPO on the mix, every figure logged."""
     cfg = check(run)
+    announce_mix(cfg)
 
     def prompts(folder: Path) -> AlignmentPrompts:
         return AlignmentPrompts(cfg, folder)

@@ -28,7 +28,7 @@ from rl.alignment.formats import FORMS, with_format
 from rl.alignment.marks import marks
 from rl.alignment.prompts import query
 from rl.alignment.sources import AlignmentPrompts, Source
-from rl.alignment.stages import check
+from rl.alignment.stages import announce_mix, check
 from rl.alignment.steps import WORDING, with_steps
 from rl.alignment.tracks import with_both_tracks, with_preference
 from rl.tool_tasks import with_documents
@@ -264,10 +264,10 @@ def test_launch_refuses_what_is_missing_and_says_what_is_left_out(capsys):
         check(run_with(alignment=searching))
     check(run_with(alignment=searching, tools=["search"]))
     capsys.readouterr()
-    check(run_with())
+    announce_mix(check(run_with()))
     said = capsys.readouterr().out
     assert "general 25%" in said and "no soft constraints are drawn" in said
-    check(run_with(alignment=AlignmentConfig(judge=JUDGE)))
+    announce_mix(AlignmentConfig(judge=JUDGE))
     assert "no judge" not in capsys.readouterr().out
 
 
