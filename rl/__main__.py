@@ -11,6 +11,8 @@ from rl.config import RlConfig
 from rl.evaluate_command import EvaluateConfig, run_evaluate
 from rl.hints import HintsConfig, run_hints
 from rl.recipes import run_recipe
+from rl.review.command import run_review
+from rl.review.config import ReviewConfig
 
 COMMANDS = {
     "train": Command(
@@ -48,6 +50,12 @@ COMMANDS = {
         schema=HintsConfig,
         run=run_hints,
         help="hints L1…L5 for a data file, written by a model and checked for leaks; resumable",
+    ),
+    "review": Command(
+        config="review",
+        schema=ReviewConfig,
+        run=run_review,
+        help="a local web page on which people accept, edit, drop and rank items",
     ),
 }
 

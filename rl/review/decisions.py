@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from pretrain.run.directory import disk_guard
@@ -128,7 +129,7 @@ def decide(
     action: str,
     reviewer: str,
     response: str | None = None,
-    ranking: Collection[int] | None = None,
+    ranking: list[int] | tuple[int, ...] | None = None,
 ) -> Decision:
     """A decision made now, on the version with number `base_version`."""
     return Decision(
@@ -139,7 +140,7 @@ def decide(
         reviewer=reviewer,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         response=response,
-        ranking=None if ranking is None else tuple(ranking),
+        ranking=tuple(ranking) if isinstance(ranking, list) else ranking,
     )
 
 
@@ -167,7 +168,7 @@ def load_decisions(path: Path | str, actions: Collection[str] = ACTIONS) -> dict
 
 
 class DecisionLog:
-    """The decisions file, open for appending; several processes may share it.
+    """The decisions file, open for appending; several processes and threads may share it.
 
     Args:
         path: the file; made with its folder if it is absent. Raises `KeyeError` like
@@ -178,6 +179,7 @@ class DecisionLog:
         self.path = Path(path)
         self._histories: dict[str, list[Decision]] = {}
         self._seen = (-1, -1)
+        self._lock = RLock()
         with disk_guard(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
@@ -185,10 +187,11 @@ class DecisionLog:
 
     def refresh(self) -> None:
         """Read what others have written since."""
-        stat = self.path.stat()
-        if (stat.st_size, stat.st_mtime_ns) != self._seen:
-            self._histories = _parse(self.path, self.path.read_bytes())
-            self._seen = (stat.st_size, stat.st_mtime_ns)
+        with self._lock:
+            stat = self.path.stat()
+            if (stat.st_size, stat.st_mtime_ns) != self._seen:
+                self._histories = _parse(self.path, self.path.read_bytes())
+                self._seen = (stat.st_size, stat.st_mtime_ns)
 
     def history(self, id: str) -> list[Decision]:
         """All decisions on an item, the oldest first."""
@@ -204,7 +207,7 @@ class DecisionLog:
         Raises `StaleDecision` if the item has a newer version than `decision.base_version`, and
         `KeyeError` if the item has no such version yet or the file cannot be read or written.
         """
-        with disk_guard(self.path), open(self.path, "ab+") as file:
+        with self._lock, disk_guard(self.path), open(self.path, "ab+") as file:
             # Held until the file is closed: another process's decision is before or after this one.
             fcntl.flock(file, fcntl.LOCK_EX)
             self.refresh()
@@ -220,8 +223,8 @@ class DecisionLog:
             file.flush()
             os.fsync(file.fileno())
             stat = os.fstat(file.fileno())
-        self._histories.setdefault(decision.id, []).append(decision)
-        self._seen = (stat.st_size, stat.st_mtime_ns)
+            self._histories.setdefault(decision.id, []).append(decision)
+            self._seen = (stat.st_size, stat.st_mtime_ns)
         return decision
 
 
