@@ -51,7 +51,7 @@ def _capabilities() -> dict[str, list[str]]:
             "math/*",
             "logic/*",
         ],
-        "temporal information understanding": ["video/*"],
+        "temporal information understanding": ["video/*", "video/grounding"],
         "knowledge-based QA": ["knowledge/*", "science/*"],
         "description": ["*/caption", "*/description"],
         "robustness": ["*/trap", "*/adversarial"],

@@ -79,8 +79,8 @@ def find_files(root: Path, stems: Sequence[str], given: str, form: str) -> list[
 
     Args:
         root: the benchmarks' directory.
-        stems: how its file or folder is called; case, `-` and `_` don't count, and more may follow
-            (`MMBench_DEV_EN_V11.tsv` is found by `mmbench`).
+        stems: how its file or folder is called, the usual name first; case, `-` and `_` don't
+            count, and more may follow (`MMBench_DEV_EN_V11.tsv` is found by `MMBench`).
         given: a file or folder named by the user; then nothing is looked for.
         form: what is expected, for the error.
     """
@@ -92,11 +92,7 @@ def find_files(root: Path, stems: Sequence[str], given: str, form: str) -> list[
     else:
         if not root.is_dir():
             raise KeyeError(f"benchmark_dir={root} is no directory (from {Path.cwd()})")
-        names = [_plain(stem) for stem in stems]
-        found = []
-        for path in sorted(root.iterdir()):
-            if any(_plain(path.name).startswith(name) for name in names):
-                found += [path] if path.suffix in SUFFIXES else _data_files(path)
+        found = next((files for stem in stems if (files := _named(root, stem))), [])
     if not found:
         raise KeyeError(
             f"no file {' or '.join(stems)}*({'|'.join(SUFFIXES)}), nor a folder of that name with "
@@ -136,6 +132,15 @@ def read_rows(files: Sequence[Path], required: Sequence[Sequence[str]], form: st
                 )
         rows += own
     return rows
+
+
+def _named(root: Path, stem: str) -> list[Path]:
+    """Data files of this name, and those in folders of this name."""
+    found: list[Path] = []
+    for path in sorted(root.iterdir()):
+        if _plain(path.name).startswith(_plain(stem)):
+            found += [path] if path.suffix in SUFFIXES else _data_files(path)
+    return found
 
 
 def _data_files(folder: Path) -> list[Path]:

@@ -48,6 +48,13 @@ def test_two_files_that_could_be_meant_are_an_error(tmp_path, tsv, image):
     assert load(tmp_path, files={"mmstar": "MMStar_b.tsv"}).files == [chosen]
 
 
+def test_the_usual_name_goes_first(tmp_path, tsv, image):
+    row = {"index": 0, "id": "validation_Math_1", "question": "how many?", "answer": "2"}
+    for name in ("MMMU_DEV_VAL", "MMMU_TEST"):
+        tsv(tmp_path / f"{name}.tsv", [{**row, "image": image()}])
+    assert [path.stem for path in load(tmp_path, "mmmu").files] == ["MMMU_DEV_VAL"]
+
+
 def test_an_image_may_stand_in_another_row(tmp_path, tsv, image):
     rows = [
         {**STAR, "image": image(1)},
