@@ -30,13 +30,13 @@ def rollouts(engine_pool: Any, encoder: Any) -> Iterator[Rollouts]:
 
 @pytest.fixture
 def folder(tmp_path: Path, tsv: Any, image: Any) -> Path:
-    """MMStar's form with five rows: the third has a broken image, the fourth one that is too
-    big."""
-    images = [image(0), image(1), "A" * 100, image(3, 1400), image(4)]
+    """MMStar's form with five rows: the third has a broken image, the fourth is too long."""
+    images = [image(0), image(1), "A" * 100, image(3), image(4)]
     rows = [
         {"index": k, "question": "which?", "A": "red", "B": "blue", "answer": "AB"[k % 2]}
         for k in range(5)
     ]
+    rows[3]["question"] = "which? " * 600
     tsv(
         tmp_path / "MMStar.tsv",
         [{**row, "category": "x", "image": one} for row, one in zip(rows, images, strict=True)],
