@@ -279,17 +279,7 @@ def _show(found: dict[str, Any], cfg: CompareConfig) -> None:
         for group, own in groups.items():
             shares = [_leaf(own, name) for name in (*OUTCOMES, "win_rate", "inconsistent")]
             rows.append([judge, group, *shares, own["n"], own["unread"]])
-    columns = [
-        "judge",
-        "prompts",
-        "good",
-        "same",
-        "bad",
-        "win rate",
-        "orders differ",
-        "n",
-        "unread",
-    ]
+    columns = ["judge", "prompts", *OUTCOMES, "win rate", "orders differ", "n", "unread"]
     table(f"Good/Same/Bad: {cfg.checkpoint} against {cfg.other}", columns, rows)
     if "rubric" in found:
         for side, name in (("a", cfg.checkpoint), ("b", cfg.other)):

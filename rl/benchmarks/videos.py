@@ -81,8 +81,7 @@ _PREFIXES = (
 
 
 def first_letter(answer: str, choices: Mapping[str, str]) -> str | None:
-    """Video-MME's reading: known openings are left out, then the first capital option letter
-    counts.
+    """Video-MME's reading: after known openings, the first capital option letter counts.
 
     It is meant for answers that are a letter: of a sentence it takes any word's capital.
     """
@@ -101,8 +100,7 @@ _FORMS = ("{}.", "{}:", "({})", "{} ")
 
 
 class VideoMMMU(ChoiceBenchmark):
-    """Learning from lectures in three tracks (arXiv 2501.13826); the score is the mean of the
-    tracks.
+    """Learning from lectures (arXiv 2501.13826); the score is the mean of its three tracks.
 
     In adaptation the question's picture is the last part of the video file, as published.
     """
@@ -282,8 +280,7 @@ def _task(row: Row) -> str:
 
 
 def option_label(text: str, options: Sequence[str]) -> str | None:
-    """The label (`A`, `Sentence B`, `1`) of the one option that a text is: by label, sentence or
-    both.
+    """The label (`A`, `Caption B`, `1`) of the option that a text is, by label or sentence.
 
     Options read `A. …`, `A) …` or `Caption A: …`; TempCompass accepts no longer answers by rule.
     """
