@@ -150,21 +150,23 @@ def test_the_recipe_trains_two_experts_and_merges_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, ray_cluster: None
 ):
     monkeypatch.setattr(recipes, "RUNS", tmp_path / "runs")
-    small = "sft: {steps: 2, batch_size: 4, lr: 1e-3, world_size: 1}, checkpoints: [1]"
+    small = ["sft.steps=2", "sft.batch_size=4", "sft.world_size=1", "checkpoints=[1]"]
     overrides = [
-        "recipe=experts", f"checkpoint={tiny_checkpoint}", "run=r", "stages=[experts,merge]",
-        "~experts.math", "~experts.text", "wandb.mode=disabled",
-        "experts.ocr.sft.steps=2", "experts.ocr.sft.batch_size=4", "experts.ocr.sft.world_size=1",
-        "experts.ocr.checkpoints=[1]",
-        f"+experts.sums={{tasks: {{text/arithmetic: 1}}, {small}}}",
-    ]  # fmt: skip
+        "recipe=experts",
+        f"checkpoint={tiny_checkpoint}",
+        "run=r",
+        "stages=[experts,merge]",
+        "~experts.text",
+        "wandb.mode=disabled",
+        *(f"experts.{name}.{setting}" for name in ("ocr", "math") for setting in small),
+    ]
 
     def run(*more: str) -> RunDir:
         recipes.run_recipe(compose("rl", RlConfig, [*overrides, *more]))
         return RunDir(recipes.RUNS / "r")
 
     folder = run()
-    sources = [tiny_checkpoint] + [folder.stage(f"experts/{n}").checkpoint for n in ("ocr", "sums")]
+    sources = [tiny_checkpoint] + [folder.stage(f"experts/{n}").checkpoint for n in ("ocr", "math")]
     given = [load_file(source / "model.safetensors") for source in sources]
     merged = load_file(folder.stage("merge").checkpoint / "model.safetensors")
     for name, tensor in merged.items():
@@ -174,5 +176,5 @@ def test_the_recipe_trains_two_experts_and_merges_them(
     assert folder.stage("experts/ocr").summary() == trained  # the experts are not trained again
     metrics = folder.stage("merge").summary()["metrics"]
     assert metrics == {
-        "method": "ties", "weights": {"ocr": 1.0, "sums": 1.0}, "steps": {"ocr": 1, "sums": 2}
+        "method": "ties", "weights": {"ocr": 1.0, "math": 1.0}, "steps": {"ocr": 1, "math": 2}
     }  # fmt: skip
