@@ -66,7 +66,8 @@ class DataConfig(FileDataConfig):
     tasks: dict[str, float] = field(
         default_factory=lambda: {"digits/sum": 2.0, "digits/difference": 2.0, "digits/max": 1.0}
     )
-    """Mix of the tiny world's task types; not read when `files` are given."""
+    """Mix of the tiny world's task types, or of those that need tools (`tools/lookup`,
+    `tools/small_digits`: always in think mode); not read when `files` are given."""
     modes: dict[str, float] = field(default_factory=lambda: {"think": 1.0, "auto_think": 1.0})
     """Mix of response modes; the rows of files bring their own."""
     seed: int = 1
@@ -158,6 +159,9 @@ class RlConfig:
     """How the experts are merged back into it (stage `merge`)."""
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     """Alignment RL: the mix of prompt sources of the stages `alignment_…`."""
+    long_cot: LongCotConfig = field(default_factory=LongCotConfig)
+    """The LongCoT cold start: stages long_cot (or long_cot_enhance, …_paths, …_assess, …_review,
+    …_score) and long_cot_sft."""
     hints: HintConfig = field(default_factory=HintConfig)
     """Progressive hints for prompts that no response solves."""
     dynamic: DynamicConfig = field(default_factory=DynamicConfig)
@@ -170,9 +174,6 @@ class RlConfig:
     """vLLM rollout engines."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How responses are drawn."""
-    long_cot: LongCotConfig = field(default_factory=LongCotConfig)
-    """The LongCoT cold start: stages long_cot (or long_cot_enhance, …_paths, …_assess, …_review,
-    …_score) and long_cot_sft."""
     tools: ToolConfig = field(default_factory=ToolConfig)
     """What the policy may call in the middle of a response (GSPO and evaluation)."""
     rewards: RewardConfig = field(default_factory=RewardConfig)

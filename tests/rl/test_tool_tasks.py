@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pretrain.run.command import compose
 from pretrain.run.errors import ConfigError
 from rewards.rules.agentic import agentic_format
 from rl.cold_start import ColdStartTraces
-from rl.config import ColdStartConfig
+from rl.config import ColdStartConfig, RlConfig
 from rl.tool_tasks import (
     LOOKUP,
     SMALL_DIGITS,
@@ -147,6 +148,16 @@ def test_a_cold_start_mixes_both_kinds_and_travels_to_its_ranks(configured):
     assert isinstance(plain, ColdStartTraces)
     with pytest.raises(ConfigError, match="tools/small_digits needs the tool crop"):
         cold_start_examples(cfg, replace(configured, names=["search"]))
+
+
+def test_the_recipe_is_one_of_tool_tasks():
+    cfg = compose("rl", RlConfig, ["recipe=tools", "tools.call_seconds=3"])
+    assert needs_tools(cfg.data.tasks) and needs_tools(cfg.evaluation.tasks)
+    assert cfg.tools.names == ["search", "crop"] and cfg.tools.call_seconds == 3
+    with pytest.raises(ConfigError, match=r"tools\.names with stage mpo"):
+        compose("rl", RlConfig, ["recipe=tools", "stages=[mpo]"])
+    with pytest.raises(ConfigError, match="max_turns=1 leaves no turn after a call"):
+        compose("rl", RlConfig, ["recipe=tools", "tools.max_turns=1"])
 
 
 CALL = '<think>a</think><tool_call>{"name": "search", "arguments": {}}</tool_call>'

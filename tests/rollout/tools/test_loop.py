@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.run.errors import KeyeError
+from pretrain.policy.encoder import ChatEncoder
+from pretrain.run.errors import ConfigError, KeyeError
 from rollout.config import EngineConfig, SamplingConfig
 from rollout.engine import Response
 from rollout.tools import DocumentIndex, Passage, ToolConfig, ToolResult
@@ -225,6 +226,18 @@ def test_a_rows_tools(make_loop):
         loop.chosen(["code"], "s")
     with pytest.raises(KeyeError, match="must be a list of names"):
         loop.chosen("crop", "s")
+
+
+def test_a_policy_of_another_family_searches_but_sees_no_crops(tiny_qwen3, make_loop):
+    other = ChatEncoder(tiny_qwen3, 512)
+    engines = Scripted(other.tokenizer, [SEARCH, ANSWER])
+    tools = make_loop().tools
+    loop = ToolLoop(engines, other, {"search": tools["search"]}, ToolConfig(names=["search"]))
+    [[trajectory]] = run(loop, [ask(loop, other)])
+    text = readable(trajectory, other.tokenizer, loop.writer.end_of_turn)
+    assert text == f"{SEARCH}<tool_response>\n[1] cat 47\n</tool_response>{ANSWER}"
+    with pytest.raises(ConfigError, match="crop gives images, and only Keye"):
+        ToolLoop(engines, other, tools, ToolConfig(names=["search", "crop"]))
 
 
 def test_how_the_policy_is_told(make_loop):
