@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jsonschema
+from PIL import Image
 
+from pretrain.keye_vl.image_processing import MAX_ASPECT_RATIO
 from pretrain.run.console import warn
 from rollout.tools.tool import Tool, ToolContext, ToolError, ToolResult
 
@@ -92,7 +94,7 @@ def prepare(
 
     def run() -> ToolResult:
         try:
-            return tool.call(arguments, context)
+            return _checked(tool.call(arguments, context))
         except ToolError as error:
             return failure(f"{call.name}: {error}")
         except Exception as error:  # the tool's own fault: the policy goes on, a person is told
@@ -100,6 +102,19 @@ def prepare(
             return failure(f"{call.name} failed")
 
     return run
+
+
+def _checked(result: Any) -> ToolResult:
+    """A plug-in's result, or `TypeError`/`ValueError` when the policy can't be shown it."""
+    if not isinstance(result, ToolResult) or not isinstance(result.text, str):
+        raise TypeError(f"{result!r:.80} is no ToolResult with a text")
+    if result.image is not None:
+        if not isinstance(result.image, Image.Image):
+            raise TypeError(f"the image is a {type(result.image).__name__}, not a PIL image")
+        short, long = sorted(result.image.size)
+        if short < 1 or long > MAX_ASPECT_RATIO * short:
+            raise ValueError(f"an image of {long}×{short} pixels can't be shown")
+    return result
 
 
 def failure(text: str) -> ToolResult:

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+
 from pretrain.run.errors import ConfigError
 from rollout.tools.config import ToolConfig
 from rollout.tools.crop import CropTool
@@ -88,6 +90,12 @@ def _plugin(name: str, options: Any) -> Tool:
             f"tool {name!r} gives a {type(made).__name__} without {', '.join(missing)}; see "
             "rollout/tools/tool.py for what a tool has"
         )
+    try:
+        jsonschema.Draft202012Validator.check_schema(made.parameters)
+    except jsonschema.exceptions.SchemaError as error:
+        raise ConfigError(
+            f"tool {name!r}: its `parameters` are no JSON schema: {error.message}"
+        ) from error
     return made
 
 

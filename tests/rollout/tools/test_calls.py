@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from PIL import Image
 
 from rollout.tools import ToolContext, ToolError, ToolResult
 from rollout.tools.calls import find_calls, prepare, run_all
@@ -27,6 +28,10 @@ class Echo:
             raise ToolError("not that word")
         if arguments["text"] == "break":
             raise ZeroDivisionError
+        if arguments["text"] == "number":
+            return 3
+        if arguments["text"] == "line":
+            return ToolResult("", Image.new("RGB", (300, 1)))
         return ToolResult(arguments["text"] * arguments.get("times", 1))
 
 
@@ -75,6 +80,8 @@ def test_a_call_inside_the_reasoning_is_a_thought():
         ('{"name": "echo", "arguments": {"text": "a", "x": 1}}', "error: echo: Additional"),
         ('{"name": "echo", "arguments": {"text": "refuse"}}', "error: echo: not that word"),
         ('{"name": "echo", "arguments": {"text": "break"}}', "error: echo failed"),
+        ('{"name": "echo", "arguments": {"text": "number"}}', "error: echo failed"),
+        ('{"name": "echo", "arguments": {"text": "line"}}', "error: echo failed"),
         ("[" * 100_000, "error: bad tool call, longer than"),
         ("[" * 15_000, "error: bad tool call, no JSON"),
     ],

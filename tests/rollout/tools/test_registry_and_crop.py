@@ -50,6 +50,9 @@ ready = Ruler("inch")
 
 class Nothing:
     name = "nothing"
+
+class Crooked(Ruler):
+    parameters = {"type": "thing"}
 '''
 
 
@@ -94,6 +97,7 @@ def test_what_cannot_be_opened_is_named(plugin, tmp_path):
         (f"{tmp_path}/none.py:x", "there is no file"),
         ("no_such_package.x:y", "loading no_such_package.x failed"),
         (f"{plugin}:bare", "needs a docstring"),
+        (f"{plugin}:Crooked", "no JSON schema: 'thing' is not valid"),
         (f"{plugin}:Nothing", "without description, parameters, gives_images, call"),
     ]:
         with pytest.raises(ConfigError, match=message):
