@@ -94,9 +94,10 @@ class Decision:
         if self.action != "rank":
             _require(ranking is None, "ranking", ranking, f"absent: {self.action} ranks nothing")
             return
-        good = isinstance(ranking, tuple) and len(ranking) > 1 and 1 in ranking
+        ranks = ranking if isinstance(ranking, tuple) else ()
+        count = len(ranks)
         _require(
-            good and all(_whole(r) and 1 <= r <= len(ranking) for r in ranking or ()),
+            count > 1 and all(_whole(r) and 1 <= r <= count for r in ranks) and 1 in ranks,
             "ranking",
             ranking,
             "the rank of each of the k ≥ 2 candidates, from 1 (best) to k",

@@ -123,7 +123,7 @@ def served_review(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             time.sleep(0.1)
         yield Served(found[1], found[2], rows, folder / "decisions.jsonl")
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0, log.read_text()[-3000:]
+        assert process.wait(120) == 0, log.read_text()[-3000:]
         assert "Traceback" not in log.read_text()
     finally:
         if process.poll() is None:
