@@ -15,9 +15,10 @@ import numpy as np
 from pretrain.data.render import render
 from pretrain.data.sample import Sample
 from pretrain.run.errors import KeyeError
-from rl.long_cot.agentic import AgenticTurns
+from rl.long_cot.agentic import AgenticTraces
 from rl.long_cot.config import TrainMixConfig
 from rl.long_cot.questions import Questions, Row
+from rollout.tools.traces import ToolTrace
 
 DESCRIBED = 2000
 """Examples that the description of a mix is taken over."""
@@ -48,7 +49,7 @@ class MixedExamples:
         questions: rows → samples.
         asked: rows of all questions; they have reference answers whether or not a path solved them.
         scored: rows with traces and weights.
-        agentic: turns of responses that call tools.
+        agentic: responses that call tools.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class MixedExamples:
         questions: Questions,
         asked: Sequence[Row],
         scored: Sequence[Row],
-        agentic: AgenticTurns,
+        agentic: AgenticTraces,
     ) -> None:
         self.cfg, self.questions, self.agentic = cfg, questions, agentic
         traces = [(row, trace) for row in scored for trace in row["traces"]]
@@ -88,8 +89,8 @@ class MixedExamples:
         mode = self._modes.draw(mode_at)
         return mode, self.pools[mode].draw(row_at)
 
-    def __call__(self, index: int) -> list[dict[str, Any]]:
-        """The conversation of example `index`, the assistant's turn last."""
+    def __call__(self, index: int) -> list[dict[str, Any]] | ToolTrace:
+        """Example `index`: a conversation with the assistant's turn last, or one with tools."""
         mode, drawn = self._draw(index)
         if mode == "agentic":
             return self.agentic[drawn]

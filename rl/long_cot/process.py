@@ -22,6 +22,8 @@ from rl.long_cot.config import AssessConfig
 from rl.long_cot.steps import BOUNDARY, step_texts, think_text
 
 _NUMBER = re.compile(r"(?<![\w.])\d{1,15}(?:\.\d{1,15})?(?![\w])")
+_LABEL = re.compile(r"^\W*(?:step\s*)?\d{1,2}\s*[.):]\s+", re.IGNORECASE)
+"""The number of a step, as in `2. Add` or `Step 2: add`: it says nothing about the question."""
 _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
 _CONTROL = re.compile(r"<\|[^|<>]{1,40}\|>")
 
@@ -86,7 +88,7 @@ def _unsupported_numbers(steps: Sequence[str], sample: Sample) -> list[Finding]:
         results = {Decimal(match.group(2)) for match in EQUATION.finditer(step)}
         foreign = [
             text
-            for text in dict.fromkeys(_NUMBER.findall(step))
+            for text in dict.fromkeys(_NUMBER.findall(_LABEL.sub("", step)))
             if Decimal(text) not in known | results
         ]
         if foreign:

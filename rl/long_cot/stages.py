@@ -30,7 +30,7 @@ from pretrain.run.metrics import read_rows
 from pretrain.run.stages import run_stage
 from rewards.keye_rm.model import KeyeRewardModel
 from rl.iterated import reward_identity
-from rl.long_cot.agentic import AgenticTurns
+from rl.long_cot.agentic import AgenticTraces
 from rl.long_cot.assess import GRADED, Assessor, assess_paths
 from rl.long_cot.config import LongCotConfig
 from rl.long_cot.enhance import QUESTIONS, collect, merge, rewrite
@@ -253,7 +253,7 @@ def long_cot_sft(run: Run) -> None:
             questions,
             read_rows(_folder(run, "enhance") / QUESTIONS),
             read_rows(_folder(run, "score") / SCORED),
-            AgenticTurns(questions.sources, cfg.enhance),
+            AgenticTraces(questions.sources, cfg.enhance, run.cfg.tools.max_result_tokens),
         )
         mix = examples.describe(cfg.train.sft.steps * cfg.train.sft.batch_size)
         say(f"long_cot_sft: {mix}")

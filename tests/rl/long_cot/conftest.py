@@ -66,7 +66,11 @@ def pool() -> Iterator[RewardPool]:
 @pytest.fixture
 def scorer(pool: RewardPool) -> Callable[..., Any]:
     """Scores (sample, response) pairs."""
-    return lambda items: pool.score([(text, s.to_row(media=False)) for s, text in items])
+
+    def score(items: Any) -> Any:
+        return pool.score([(text, s.to_row(media=False)) for s, text in items]) if items else []
+
+    return score
 
 
 @pytest.fixture

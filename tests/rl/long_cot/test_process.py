@@ -32,6 +32,7 @@ def found(thought: str, given: str = "24", cfg: AssessConfig | None = None, **fa
 def test_sound_reasoning_has_no_findings():
     assert found("There are 3 bags. 8+8=16 and 16+8=24, so 24.") == []
     assert found("8*3 = 24") == []
+    assert found("1. Look at the bags.\n(2) Step two\nStep 7: 3*8=24") == []
     assert found("red circle is there", "red", answer="red", solution=None) == []
 
 

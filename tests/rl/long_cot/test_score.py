@@ -16,7 +16,7 @@ from PIL import Image
 from pretrain.data.ingest import FileDataConfig
 from pretrain.data.sample import SampleError
 from pretrain.run.errors import ConfigError, KeyeError
-from rl.long_cot.agentic import AgenticTurns
+from rl.long_cot.agentic import AgenticTraces
 from rl.long_cot.config import EnhanceConfig, ScoreConfig, TrainMixConfig
 from rl.long_cot.mix import MixedExamples
 from rl.long_cot.questions import open_sources
@@ -178,6 +178,7 @@ TOOL_ROW = {
     "messages": [{"role": "user", "content": "What is written there?"}],
     "answer": "cat",
     "task_type": "text/ocr",
+    "mode": "think",
     "response": (
         '<think>small</think><tool_call>{"name": "crop", "arguments": {"box": [0, 0, 9, 9]}}'
         "</tool_call><tool_response>\nimage 1: part\n<image>\n</tool_response>"
@@ -187,37 +188,34 @@ TOOL_ROW = {
 }
 
 
-def turns_of(folder: Path, **facts: Any) -> AgenticTurns:
+def traces_of(folder: Path, **facts: Any) -> AgenticTraces:
     Image.fromarray(np.full((28, 28, 3), 9, np.uint8)).save(folder / "crop.png")
     (folder / "rows.jsonl").write_text(json.dumps(TOOL_ROW | facts) + "\n")
     cfg = EnhanceConfig(data=FileDataConfig(files=[str(folder / "rows.jsonl")]))
-    return AgenticTurns(open_sources(cfg, folder), cfg)
+    return AgenticTraces(open_sources(cfg, folder), cfg, 64)
 
 
-def test_an_agents_row_gives_one_example_a_turn_and_results_are_never_learned(
-    tmp_path: Path, processor: Any
+def test_an_agents_row_is_learned_as_the_tool_loop_would_have_sampled_it(
+    tmp_path: Path, encoder: Any
 ):
-    turns = turns_of(tmp_path)
-    assert len(turns) == 2
-    first, second = turns[0], turns[1]
-    assert first[-1]["content"][0]["text"].startswith("<think>small</think><tool_call>")
-    assert [m["role"] for m in second] == ["user", "assistant", "user", "assistant"]
-    assert second[:2] == [*first[:1], first[-1]]
-    assert second[-1]["content"][0]["text"] == "<think>cat</think><answer>\\boxed{cat}</answer>"
-    kinds = [part["type"] for part in second[2]["content"]]
-    assert kinds == ["text", "image", "text"]
-
-
-def test_an_agents_prompt_is_the_one_that_the_tool_loop_makes(tmp_path: Path, encoder: Any):
     from rollout.tools.tool import ToolResult
     from rollout.tools.turns import TurnWriter
 
-    first, second = turns_of(tmp_path)[0], turns_of(tmp_path)[1]
-    before, reply = encoder.encode_example(first, "first")
+    traces = traces_of(tmp_path)
+    assert len(traces) == 1
+    trace = traces[0].encode(encoder)
     crop = Image.open(tmp_path / "crop.png")
-    written, _ = TurnWriter(encoder, 64).write([ToolResult("image 1: part", crop)])
-    prompt, _ = encoder.encode_example(second, "second")
-    assert prompt.ids.tolist() == [*before.ids, *reply, *written.ids]
+    written, read = TurnWriter(encoder, 64).write([ToolResult("image 1: part", crop)])
+    assert read in TOOL_ROW["response"]  # the row holds what reward rules read
+    result = np.flatnonzero(~trace.sampled)
+    assert trace.ids[result].tolist() == written.ids.tolist()  # nothing of it is learned
+    assert result.tolist() == list(range(result[0], result[-1] + 1))
+    learned = encoder.tokenizer.decode(trace.ids[trace.sampled].tolist())
+    first, last = TOOL_ROW["response"].split(read)
+    assert learned == f"{first}<|im_end|>{last}<|im_end|>"
+    assert trace.media is not None and len(trace.media.grid_thw) == 1
+    prompt = encoder.tokenizer.decode(trace.prompt.ids.tolist())
+    assert "What is written there? /think" in prompt
 
 
 @pytest.mark.parametrize(
@@ -231,4 +229,4 @@ def test_an_agents_row_that_does_not_add_up_is_named(
     tmp_path: Path, facts: dict[str, Any], match: str
 ):
     with pytest.raises(SampleError, match=match):
-        turns_of(tmp_path, **facts)
+        traces_of(tmp_path, **facts)
