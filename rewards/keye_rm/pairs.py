@@ -99,8 +99,9 @@ def to_sample(
 ) -> Sample:
     """The pair as a sample to train on: better response first, or second when `swapped`.
 
-    Its answer is the right verdict; its solution, if the pair is marked, all marks of both; its
-    rewards are the outcome and the format of a judgement.
+    Its answer is the right verdict; its solution, if the pair is marked, all marks of both (after
+    the query's own solution, where the template wants one); its rewards are the outcome and the
+    format of a judgement.
     """
     responses = (pair.bad, pair.good) if swapped else (pair.good, pair.bad)
     sample = question(template, pair.query, *responses, mode, pair.task)
@@ -109,7 +110,8 @@ def to_sample(
     sample.task_type = f"reward/{pair.violated}"
     if pair.good_marks is not None and pair.bad_marks is not None:
         marks = [all_marks(template, below) for below in (pair.good_marks, pair.bad_marks)]
-        sample.solution = template.marks_text(*(reversed(marks) if swapped else marks))
+        first, second = reversed(marks) if swapped else marks
+        sample.solution = template.reasoning(first, second, pair.query.solution or "")
     sample.rewards = [
         {"rule": OUTCOME_RULE, "weight": 1.0},
         {"rule": FORMAT_RULE, "weight": format_weight},

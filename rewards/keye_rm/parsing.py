@@ -12,7 +12,9 @@ from functools import lru_cache
 
 from rewards.keye_rm.templates import MODES, Template
 
-_REASONED = re.compile(r"<think>(.*?)</think><answer>\\boxed\{([^{}]*)\}</answer>", re.DOTALL)
+_REASONED = re.compile(
+    r"<think>((?:(?!</?think>).)*)</think><answer>\\boxed\{([^{}]*)\}</answer>", re.DOTALL
+)
 
 
 @dataclass(slots=True)
@@ -38,7 +40,8 @@ def parse(text: str, mode: str, template: Template) -> Judgement:
     """The judgement in `text`, the model's reply in `mode` without its end token.
 
     no_think: the verdict's label and nothing else. think: `<think>` with all marks of both
-    responses `</think><answer>\\boxed{label}</answer>`. Only white space around the whole is free.
+    responses (and the judge's own work before them, if the template has a place for it)
+    `</think><answer>\\boxed{label}</answer>`. Only white space around the whole is free.
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is not one of {', '.join(MODES)}")

@@ -1,6 +1,6 @@
 """How a comparison is put to the reward model, and how a judgement is written.
 
-Invariant: `Template.marks_text` and `rewards.keye_rm.parsing` are inverse to each other, and both
+Invariant: `Template.reasoning` and `rewards.keye_rm.parsing` are inverse to each other, and both
 follow from the template alone. The template is kept in the checkpoint's folder
 (`reward_model.json`): a reward model is always asked in the words it was trained on.
 """
@@ -65,6 +65,9 @@ class Template:
     """Lowest mark."""
     highest: int = 5
     """Highest mark."""
+    analysis: str = ""
+    """Before all marks: the judge's own work on the query, which `{solution}` stands for. Free text
+    in a judgement; empty: there is none."""
     opening: str = "{label}: "
     """Before a response's marks."""
     mark: str = "{name} {mark}"
@@ -88,7 +91,9 @@ class Template:
                 f"template.lowest={self.lowest} and highest={self.highest} must be digits, the "
                 "lower one first"
             )
-        for key, names in (("after", ("{a}", "{b}")), ("mark", ("{name}", "{mark}"))):
+        needed = [("after", ("{a}", "{b}")), ("mark", ("{name}", "{mark}"))]
+        needed += [("analysis", ("{solution}",))] if self.analysis else []
+        for key, names in needed:
             missing = [name for name in names if name not in getattr(self, key)]
             if missing:
                 raise ValueError(f"template.{key}={getattr(self, key)!r} lacks {missing[0]}")
@@ -121,8 +126,11 @@ class Template:
 
     # ---------------------------------------------------------------------------- the judgement
 
-    def marks_text(self, first: Mapping[str, int], second: Mapping[str, int]) -> str:
-        """All marks of the first response, then those of the second: the reasoning to learn."""
+    def reasoning(
+        self, first: Mapping[str, int], second: Mapping[str, int], solution: str = ""
+    ) -> str:
+        """What to learn in think mode: the query's solution, if the template has a place for it and
+        there is one, all marks of the first response, then those of the second."""
         sides = []
         for label, marks in zip(self.labels, (first, second), strict=True):
             written = [
@@ -130,10 +138,11 @@ class Template:
                 for name, word in self.dimensions.items()
             ]
             sides.append(self.opening.replace("{label}", label) + self.between.join(written))
-        return self.join.join(sides)
+        before = self.analysis.replace("{solution}", solution) if solution else ""
+        return before + self.join.join(sides)
 
     def pattern(self) -> re.Pattern[str]:
-        """Matches `marks_text` of any marks and nothing else; a group per mark, in order."""
+        """Matches `reasoning` with any marks and nothing else; a group per mark, in order."""
         digit = f"([{self.lowest}-{self.highest}])"
         sides = []
         for label in self.labels:
@@ -143,7 +152,10 @@ class Template:
             ]
             opening = re.escape(self.opening.replace("{label}", label))
             sides.append(opening + re.escape(self.between).join(written))
-        return re.compile(re.escape(self.join).join(sides))
+        before = re.escape(self.analysis).replace(re.escape("{solution}"), ".*?")
+        return re.compile(
+            (f"(?:{before})?" if before else "") + re.escape(self.join).join(sides), re.DOTALL
+        )
 
     def scaled(self, mark: float) -> float:
         """A mark as a number from 0 to 1."""

@@ -51,7 +51,7 @@ def test_the_recipe_s_numbers(recipe):
     assert worlds[2].max_length_gap < 1.0  # extreme gaps are left out of GSPO
     seeds = {world.seed for world in worlds} | {training.heldout.world.seed}
     assert len(seeds) == 4
-    longest = training.template.marks_text(*[dict.fromkeys(DIMENSIONS, 5)] * 2)
+    longest = training.template.reasoning(*[dict.fromkeys(DIMENSIONS, 5)] * 2)
     assert len(longest) < recipe.sampling.max_tokens
 
 

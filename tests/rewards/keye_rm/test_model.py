@@ -141,7 +141,7 @@ def test_scores_beside_rules_and_dimensions_by_name(model, samples, pool):
     right = f"<answer>\\boxed{{{asked[0].answer}}}</answer>"
     scores = score_groups(asked, [[right, "x", "y"], ["x", "y", "z"]], pool, model)
     first = scores[0][0]
-    names = ["exact", "keye_rm", "held_against", "keye_rm/safety", "keye_rm/clarity"]
+    names = ["exact", "keye_rm", "held_against", "keye_rm/clarity", "keye_rm/safety"]
     assert list(first.parts) == names
     assert first.parts["exact"].value == 1.0 and first.verifiers == ("exact",)
     assert first.total == pytest.approx(1.0 + 0.5 * first.parts["keye_rm"].value)

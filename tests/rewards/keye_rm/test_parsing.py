@@ -25,13 +25,13 @@ LOW = HIGH | {"grounding": 1, "correctness": 2}
 
 
 def judgement(template: Template, first=None, second=None, verdict="A") -> str:
-    marks = template.marks_text(first or HIGH, second or LOW)
+    marks = template.reasoning(first or HIGH, second or LOW)
     return f"<think>{marks}</think><answer>\\boxed{{{verdict}}}</answer>"
 
 
 def test_marks_are_written_in_the_template_s_words():
-    assert COMPACT.marks_text(HIGH, LOW) == "A:k5c5d5r5m5n5g5l5s5;B:k5c2d5r5m5n5g1l5s5"
-    assert TWO.marks_text(HIGH, HIGH | {"safety": 3}) == "A: clear 5, safe 5; B: clear 5, safe 3"
+    assert COMPACT.reasoning(HIGH, LOW) == "A:k5c5d5r5m5n5g5l5s5;B:k5c2d5r5m5n5g1l5s5"
+    assert TWO.reasoning(HIGH, HIGH | {"safety": 3}) == "A: clear 5, safe 5; B: clear 5, safe 3"
     assert list(FULL.dimensions) == list(DIMENSIONS) and len(DIMENSIONS) == 9
 
 
@@ -44,6 +44,24 @@ def test_what_is_written_is_read_back(template, verdict):
     for marks, expected in zip(found.marks, (HIGH, LOW), strict=True):
         assert marks == {name: expected[name] for name in template.dimensions}
     assert f"  {text}\n"[found.verdict_at] == verdict
+
+
+def test_the_judge_s_own_work_may_stand_before_the_marks():
+    template = Template(**COMPACT.to_dict() | {"analysis": "{solution};"})
+    marks = template.reasoning(HIGH, LOW)
+    assert template.reasoning(HIGH, LOW, "3+5=8") == f"3+5=8;{marks}"
+    for before in ("", "3+5=8;", "A:k1;\nB:;"):
+        found = parse(
+            f"<think>{before}{marks}</think><answer>\\boxed{{A}}</answer>", "think", template
+        )
+        assert found.ok and found.marks == (HIGH, LOW)
+    broken = [f"3+5=8{marks}", f"3+5=8;{marks};", f"{marks};{marks[:-1]}", f"x</think>;{marks}"]
+    for text in broken:
+        reply = f"<think>{text}</think><answer>\\boxed{{A}}</answer>"
+        assert parse(reply, "think", template).fault, text
+    assert COMPACT.reasoning(HIGH, LOW, "3+5=8") == marks  # no place for it in this template
+    with pytest.raises(ValueError, match="solution"):
+        Template(analysis="think first;")
 
 
 GOOD = judgement(COMPACT)
