@@ -60,8 +60,8 @@ class ItemState:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to decide: a verdict, or a ranking of an item with candidates."""
-        return self.status != "open" or self.ranking is not None
+        """Whether nothing is left to decide: a verdict, or the ranking of an item without grade."""
+        return self.status != "open" or (self.ranking is not None and self.item.grade is None)
 
     def summary(self) -> dict[str, Any]:
         """The item in a list."""

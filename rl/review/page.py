@@ -150,7 +150,8 @@ class Screen:
                 ui.badge(f"grade {item.grade}: {what}").props(
                     f"color={'green-8' if item.grade == 'A' else 'orange-9'}"
                 ).classes("p-2")
-            ui.badge(f"{state.status}, version {state.version}").props(
+            status = "ranked" if state.status == "open" and state.ranking else state.status
+            ui.badge(f"{status}, version {state.version}").props(
                 f"outline color={ICONS[state.status][1]}"
             ).classes("p-2 review-status")
         with ui.element("div").classes("review-grid"):
@@ -340,7 +341,10 @@ class Screen:
             ui.notify(f"{count - len(self.ranks)} candidates have no rank yet.", type="warning")
             return
         if self._decide("rank", ranking=[self.ranks[number] for number in range(count)]):
-            self.move(1, only_open=True)
+            if self.desk.state(self.id).done:
+                self.move(1, only_open=True)
+            else:  # its response is still to be judged
+                self.go(self.id)
 
     def _write(self, text: str) -> None:
         """Take over what stands in the editor, as a draft on the version that is shown."""
@@ -364,7 +368,7 @@ class Screen:
     # ------------------------------------------------------------------------------ keyboard
 
     def _on_key(self, event: events.KeyEventArguments) -> None:
-        if not event.action.keydown or event.modifiers.alt:
+        if not event.action.keydown or event.modifiers.alt or self.help.value:
             return
         name = event.key.name
         if event.modifiers.ctrl or event.modifiers.meta:

@@ -156,9 +156,9 @@ def draw_response(state: ItemState, cfg: ReviewConfig) -> None:
         head("Answer of the model" if item.steps else "Response of the model")
         text((answer if item.steps else item.response).strip(), "font-medium")
     if state.response != item.response:
-        latest = next(d for d in reversed(state.history) if d.response == state.response)
+        first = next(d for d in state.history if d.response == state.response)
         with ui.element("section").classes("review-card mt-4").props('aria-label="Edited text"'):
-            head(f"Text that stands: version {latest.version} by {latest.reviewer}")
+            head(f"Text that stands: version {first.version} by {first.reviewer}")
             marked(difference_html(item.response, state.response))
 
 

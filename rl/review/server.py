@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
+import warnings
 from collections.abc import Callable
 
 import uvicorn
@@ -31,6 +32,8 @@ def serve(
 
     `started` is called with the token as soon as connections are accepted.
     """
+    # To find the server NiceGUI looks at every object there is, also at deprecated ones of torch.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="nicegui")
     token = secrets.token_urlsafe(_TOKEN_BYTES)
     # FastAPI's own documentation pages would fetch their scripts from elsewhere.
     app = FastAPI(title="Review", docs_url=None, redoc_url=None, openapi_url=None)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.data.media import MediaConfig
 from pretrain.run.command import compose
 from pretrain.run.errors import ConfigError, KeyeError
 from rl.review.command import run_review
 from rl.review.config import ReviewConfig
+from rl.review.desk import open_desk
 from rl.review.items import load_items
 from rl.review.text import confidence_hue, difference_html, split_response
 
@@ -137,3 +139,16 @@ def test_differences_are_marked_and_escaped():
         "3+4=<del>8</del><ins>7</ins>; &lt;<del>b</del><ins>i</ins>&gt;"
     )
     assert difference_html("same", "same") == "same"
+
+
+def test_a_graded_item_needs_a_verdict_and_another_one_only_a_ranking(items_file):
+    for grade, done in (("A", False), (None, True)):
+        path = with_row(items_file, grade=grade)
+        (path.parent / "decisions.jsonl").unlink(missing_ok=True)
+        desk = open_desk(str(path), "", MediaConfig())
+        id = desk.items[1].id
+        assert not desk.state(id).done
+        desk.decide(id, 0, "rank", "ada", ranking=[1, 2, 2])
+        assert (desk.state(id).done, desk.state(id).status) == (done, "open")
+        desk.decide(id, 1, "drop", "ada")
+        assert desk.state(id).done

@@ -102,6 +102,12 @@ def test_an_item_is_shown_with_everything_and_from_nowhere_else(page):
     assert set(hosts) == {page.review.url.removeprefix("http://")}
     page.press("?")
     page.see("with candidates: this one is the next best")
+    page.press("d")  # reading the keys decides nothing
+    page.press("\ue00c")
+    page.wait(lambda: "with candidates" not in page.find("body").text)
+    page.press("j")
+    page.wait(lambda: page.find(".review-id").text == page.review.items[1]["id"])
+    assert page.review.decisions.read_text() == ""
     if page.driver.name == "chrome":
         assert [e for e in page.driver.get_log("browser") if e["level"] == "SEVERE"] == []
 
@@ -175,6 +181,8 @@ def test_candidates_are_ranked_with_the_keys(page):
     page.wait(lambda: page.driver.execute_script(pressed) == 3)
     page.save()
     assert page.decisions(1)[0]["ranking"] == [3, 1, 2]
+    page.see("ranked, version 1")  # its response is still to be judged, so it stays
+    page.see("0 of 4 decided")
 
 
 def test_older_versions_are_shown_and_can_be_taken_up_again(page):
