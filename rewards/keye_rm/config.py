@@ -32,6 +32,9 @@ class HeldoutPairsConfig(FileDataConfig):
     """The world's pairs; not read when `files` are given. No training stream may use its seed."""
     pairs: int = 600
     """How many; of files at most one epoch."""
+    length_pairs: int = 300
+    """Further pairs of the world: one response reasons, the other answers at once, and either may
+    be the wrong one. Only a liking for length tells them apart by length; none beside `files`."""
     modes: list[str] = field(default_factory=lambda: list(MODES))
     """Modes in which every pair is judged."""
 
@@ -41,3 +44,5 @@ class HeldoutPairsConfig(FileDataConfig):
             raise ConfigError(f"modes={self.modes}: choose from {', '.join(MODES)}")
         if self.pairs < 1:
             raise ConfigError(f"pairs={self.pairs} must be at least 1")
+        if self.length_pairs < 0:
+            raise ConfigError(f"length_pairs={self.length_pairs} must not be below 0")

@@ -5,6 +5,7 @@ stream.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,33 @@ from rewards.keye_rm.files import FilePairs, open_pairs
 from rewards.keye_rm.measures import Record
 from rewards.keye_rm.model import Comparison, KeyeRewardModel, Preference
 from rewards.keye_rm.pairs import PreferencePair
+from rewards.keye_rm.world_pairs import WorldPairs
 
 
 def heldout_pairs(config: HeldoutPairsConfig, folder: Path) -> list[PreferencePair]:
     """The pairs of an evaluation, always the same; bad rows go to `folder`/quarantine.jsonl."""
     source = open_pairs(config, config.world, folder, "test")
-    count = min(len(source), config.pairs) if isinstance(source, FilePairs) else config.pairs
-    return [source[index] for index in range(count)]
+    if isinstance(source, FilePairs):
+        return [source[index] for index in range(min(len(source), config.pairs))]
+    return [source[index] for index in range(config.pairs)] + _length_pairs(config)
+
+
+def _length_pairs(config: HeldoutPairsConfig) -> list[PreferencePair]:
+    """Pairs in which length says nothing: the reasoned or the direct response is the wrong one."""
+    world = replace(
+        config.world,
+        defects={"correctness": 1.0},
+        direct_share=0.0,
+        flawed_share=0.0,
+        mixed_share=1.0,
+    )
+    source, found, index = WorldPairs(world, "test"), [], 0
+    while len(found) < config.length_pairs:
+        pair = source[index]
+        index += 1
+        if pair.shorter_is_better or pair.longer_is_better:
+            found.append(replace(pair, id=f"{pair.id}/length", extra={"length_pair": True}))
+    return found
 
 
 def judge_pairs(
@@ -48,6 +69,7 @@ def _record(pair: PreferencePair, mode: str, preference: Preference) -> Record:
         "task_type": pair.query.task_type,
         "value": preference.value,
         "verdicts": [None if verdict is None else verdict == 0 for verdict in preference.verdicts],
+        "length_pair": bool(pair.extra.get("length_pair")),
         "longer": pair.longer_is_better,
         "shorter": pair.shorter_is_better,
         "malformed": preference.malformed,
@@ -68,7 +90,7 @@ def show(found: dict[str, Any], title: str) -> None:
     """Print the tables of a report."""
     modes = found["modes"]
     names = ["accuracy", "single_order", "dimension_found", "shorter_better", "longer_better"]
-    names += ["length_bias", "position_bias", "malformed", "tokens"]
+    names += ["length_bias", "length_bias_matched", "position_bias", "malformed", "tokens"]
     rows = [
         [name, *(leaf(own[name]) if name in own else "" for own in modes.values())]
         for name in names

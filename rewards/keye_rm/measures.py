@@ -2,9 +2,10 @@
 
 A record is one pair in one mode, asked in both orders: `{id, mode, violated, task_type, value
 (preference for the better response, None when nothing could be read), verdicts (one an order, told
-for the pair: true is right, None malformed), longer, shorter, malformed, tokens, dimension (in
-think mode: is the worse response's mark lower in the violated dimension?)}`. The pair is the unit
-of sampling: all intervals are over pairs.
+for the pair: true is right, None malformed), longer, shorter, length_pair (whether it stands in the
+set that measures the liking for length, and nowhere else), malformed, tokens, dimension (in think
+mode: is the worse response's mark lower in the violated dimension?)}`. The pair is the unit of
+sampling: all intervals are over pairs.
 """
 
 from __future__ import annotations
@@ -53,8 +54,13 @@ def is_right(record: Record) -> bool:
     return record["value"] is not None and record["value"] > 0.5
 
 
-def mode_table(records: Sequence[Record]) -> dict[str, Any]:
-    """All measures of one mode."""
+def mode_table(records: Sequence[Record], length_pairs: Sequence[Record] = ()) -> dict[str, Any]:
+    """All measures of one mode.
+
+    `length_bias` is the accuracy where the longer response is better minus that where the shorter
+    one is. Those are pairs with other faults, some easier to see than others; of `length_pairs`
+    the same difference is `length_bias_matched`, where length is all that the sides differ in.
+    """
     shorter = [float(is_right(r)) for r in records if r["shorter"]]
     longer = [float(is_right(r)) for r in records if r["longer"]]
     verdicts = [verdict for record in records for verdict in record["verdicts"]]
@@ -73,6 +79,12 @@ def mode_table(records: Sequence[Record]) -> dict[str, Any]:
     if shorter and longer:
         table["shorter_better"], table["longer_better"] = mean(shorter), mean(longer)
         table["length_bias"] = difference(longer, shorter)
+    sides = {
+        side: [float(is_right(r)) for r in length_pairs if r[side]]
+        for side in ("longer", "shorter")
+    }
+    if all(sides.values()):
+        table["length_bias_matched"] = difference(sides["longer"], sides["shorter"])
     named = [bool(r["dimension"]) for r in records if r["dimension"] is not None]
     if named:
         table["dimension_found"] = share(named)
@@ -132,7 +144,11 @@ def report(records: Sequence[Record]) -> dict[str, Any]:
     """Everything: a table a mode, agreement of the modes, and the baselines."""
     modes = list(dict.fromkeys(record["mode"] for record in records))
     by_mode = {mode: [r for r in records if r["mode"] == mode] for mode in modes}
-    result: dict[str, Any] = {"modes": {mode: mode_table(own) for mode, own in by_mode.items()}}
+    length = {mode: [r for r in own if r.get("length_pair")] for mode, own in by_mode.items()}
+    by_mode = {mode: [r for r in own if not r.get("length_pair")] for mode, own in by_mode.items()}
+    result: dict[str, Any] = {
+        "modes": {mode: mode_table(own, length[mode]) for mode, own in by_mode.items()}
+    }
     if {"think", "no_think"} <= by_mode.keys():
         result["agreement"] = agreement(by_mode["think"], by_mode["no_think"])
     result["baselines"] = baselines(by_mode[modes[0]])

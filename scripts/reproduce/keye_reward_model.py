@@ -29,7 +29,12 @@ from rl.recipes import RUNS, run_recipe
 RESULTS = Path(__file__).resolve().parent / "results"
 MODES = ("no_think", "think")
 PHASES = ("reward_sft", "reward_anneal", "reward_gspo")
-MEASURES = ("accuracy", "position_bias", "length_bias", "malformed", "dimension_found", "tokens")
+MEASURES = (
+    "accuracy", "position_bias", "length_bias", "length_bias_matched", "malformed",
+    "dimension_found", "tokens",
+)  # fmt: skip
+HELDOUT_SEED = 50_000
+"""Not the recipe's own held-out pairs: those were looked at while it was made."""
 
 
 def parse() -> argparse.Namespace:
@@ -61,6 +66,7 @@ def train(args: argparse.Namespace, name: str, base: str, seed: int, *overrides:
                 f"run={run}",
                 f"checkpoint={base}",
                 f"reward_training.heldout.pairs={args.pairs}",
+                f"reward_training.heldout.world.seed={HELDOUT_SEED}",
                 f"reward_training.sft.pairs.world.seed={1000 + seed}",
                 f"reward_training.anneal.pairs.world.seed={2000 + seed}",
                 f"reward_training.pairs.world.seed={3000 + seed}",

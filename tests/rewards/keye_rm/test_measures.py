@@ -94,4 +94,17 @@ def test_the_report_puts_the_modes_beside_each_other():
     assert found["modes"]["no_think"]["accuracy"]["value"] == 1.0
     assert found["agreement"]["n"] == 5 and found["agreement"]["value"] == pytest.approx(3 / 5)
     assert "length_bias" not in found["modes"]["no_think"]
+    assert "length_bias_matched" not in found["modes"]["think"]
     assert "agreement" not in report(RECORDS)
+
+
+def test_length_pairs_measure_the_liking_for_length_and_nothing_else():
+    probes = [
+        record(10, 0.9, [True, True], length="longer") | {"length_pair": True},
+        record(11, 0.8, [True, True], length="longer") | {"length_pair": True},
+        record(12, 0.9, [True, True], length="shorter") | {"length_pair": True},
+        record(13, 0.2, [False, False], length="shorter") | {"length_pair": True},
+    ]
+    table = report(RECORDS + probes)["modes"]["think"]
+    assert table["length_bias_matched"]["value"] == 0.5 and table["length_bias_matched"]["n"] == 4
+    assert {k: v for k, v in table.items() if k != "length_bias_matched"} == mode_table(RECORDS)

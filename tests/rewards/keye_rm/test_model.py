@@ -198,7 +198,7 @@ def test_references(samples):
 
 def test_an_evaluation_judges_every_pair_in_both_modes(model, tmp_path):
     world = WorldPairsConfig(tasks={"text/arithmetic": 1.0}, seed=40_000)
-    config = HeldoutPairsConfig(world=world, pairs=10)
+    config = HeldoutPairsConfig(world=world, pairs=10, length_pairs=0)
     pairs = heldout_pairs(config, tmp_path)
     assert [pair.id for pair in pairs] == [WorldPairs(world, "test")[k].id for k in range(10)]
     records = judge_pairs(model, pairs, config.modes)

@@ -7,7 +7,9 @@ import pytest
 
 from pretrain.data.world.tasks import held_out
 from pretrain.run.errors import ConfigError
+from rewards.keye_rm.config import HeldoutPairsConfig
 from rewards.keye_rm.defects import DEFECTS, WORST, Draft, correct_draft, wrong_answer
+from rewards.keye_rm.evaluate import heldout_pairs
 from rewards.keye_rm.pairs import all_marks, example, to_sample
 from rewards.keye_rm.parsing import parse
 from rewards.keye_rm.templates import DIMENSIONS, Template
@@ -153,6 +155,17 @@ def test_wrong_answers_are_of_the_same_kind():
         color, shape = wrong_answer(rng, "red circle").split()
         assert (color == "red") != (shape == "circle")
     assert wrong_answer(rng, "<|box_start|>(1,2),(3,4)<|box_end|>") is None
+
+
+def test_length_pairs_are_right_at_either_length(tmp_path):
+    drawn = heldout_pairs(HeldoutPairsConfig(pairs=5, length_pairs=200), tmp_path)
+    apart = [pair for pair in drawn if pair.extra.get("length_pair")]
+    assert len(drawn) == 205 and len({pair.id for pair in drawn}) == 205
+    assert all(pair.violated in ("correctness", "consistency", "grounding") for pair in apart)
+    assert all(boxed(pair.good) == pair.query.answer != boxed(pair.bad) for pair in apart)
+    reasoned = [("<think>" in pair.good, "<think>" in pair.bad) for pair in apart]
+    assert all(sum(sides) == 1 for sides in reasoned)
+    assert 0.35 < np.mean([pair.longer_is_better for pair in apart]) < 0.65
 
 
 def test_equal_steps_have_no_other_order():
