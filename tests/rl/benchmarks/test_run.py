@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from pretrain.data.sample import Sample
 from pretrain.run.directory import StageDir
 from pretrain.run.errors import KeyeError
 from rewards.config import RewardConfig
 from rewards.pool import RewardPool
+from rl.benchmarks.benchmark import Verdict
 from rl.benchmarks.command import load_benchmarks, run_benchmarks
 from rl.benchmarks.config import BenchmarkConfig
+from rl.benchmarks.images import MMStar
 from rl.benchmarks.run import RECORDS, load_benchmark, run_benchmark
 from rl.judging import JudgeConfig
 from rl.rollouts import Rollouts
@@ -83,6 +86,16 @@ def test_too_many_bad_rows_stop_it(rollouts, folder):
         run_benchmark(load_benchmark("mmstar", folder, cfg), rollouts, cfg, StageDir(folder / "s"))
 
 
+class Unsure(MMStar):
+    """Leaves every question whose answer is A to the judge, whatever the response."""
+
+    def verdict(self, sample: Sample, answer: str) -> Verdict:
+        return Verdict("", False, sure=sample.answer != "A")
+
+    def judge_request(self, sample: Sample, answer: str) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": "which?"}], "max_tokens": 4}
+
+
 def test_a_judge_that_does_not_answer_is_an_error_and_not_a_score(rollouts, folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -90,13 +103,14 @@ def test_a_judge_that_does_not_answer_is_an_error_and_not_a_score(rollouts, fold
     judge = JudgeConfig(url=url, model="keye", retries=0)
     cfg = BenchmarkConfig(max_bad_share=0.5, judge=judge)
     loaded, stage = load_benchmark("mmstar", folder, cfg), StageDir(folder / "s")
-    with pytest.raises(KeyeError, match=r"the judge did not answer \d time.*refused"):
+    loaded.benchmark = Unsure(cfg)
+    with pytest.raises(KeyeError, match=r"the judge did not answer 2 time.*refused.*same command"):
         run_benchmark(loaded, rollouts, cfg, stage)
-    assert all(record["decided_by"] == "rule" for record in read(stage))
-    # Without the judge the rest counts as unreadable.
+    assert [(record["answer"], record["decided_by"]) for record in read(stage)] == [("B", "rule")]
+    # Without the judge the other two count, too, as what the rule made of them.
     plain = BenchmarkConfig(max_bad_share=0.5)
-    found = run_benchmark(load_benchmark("mmstar", folder, plain), rollouts, plain, stage)
-    assert found["decided_by"]["nothing"] >= 1 and found["prompts"] == 3
+    found = run_benchmark(loaded, rollouts, plain, stage)
+    assert found["decided_by"] == {"rule": 1, "judge": 0, "nothing": 2}
 
 
 @pytest.mark.slow
