@@ -3,6 +3,7 @@
 No `from __future__ import annotations` here: OmegaConf reads the field types at run time.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from pretrain.data.ingest import FileDataConfig
@@ -30,9 +31,7 @@ from rollout.tools.config import ToolConfig
 RL_STAGES = (
     "pretrain",
     "cold_start",
-    "evaluate_before",
     "gspo",
-    "evaluate_after",
     "iterate",
     "sft",
     "mpo",
@@ -45,6 +44,7 @@ RL_STAGES = (
     "long_cot_review",
     "long_cot_score",
     "long_cot_sft",
+    "reward_model",
     "reward_sft",
     "reward_sft_measured",
     "reward_anneal",
@@ -57,6 +57,9 @@ RL_STAGES = (
     "alignment_gspo",
     "alignment_after",
 )
+
+EVALUATION = r"evaluate_\w+"
+"""A stage of any such name measures the policy as it is at that point."""
 
 
 @dataclass
@@ -131,10 +134,11 @@ class RlConfig:
     run: str = "rl"
     """Name of the run: results go to runs/NAME, and a finished stage isn't run again."""
     stages: list[str] = field(default_factory=lambda: ["evaluate_before", "gspo", "evaluate_after"])
-    """Stages in order, out of pretrain, cold_start, evaluate_before, gspo, evaluate_after, iterate,
-    sft, mpo, experts, merge, those of the reward model (reward_sft, reward_anneal, reward_gspo,
-    each also `…_measured`) and those of alignment (alignment_before, alignment_sft,
-    alignment_sft_measured, alignment_gspo, alignment_after)."""
+    """Stages in order, out of: pretrain; sft, mpo, cold_start, gspo, iterate, experts, merge;
+    long_cot (all its steps: long_cot_enhance, …_paths, …_assess, …_review, …_score), long_cot_sft;
+    reward_model (all of reward_sft, reward_anneal, reward_gspo, each also `…_measured`);
+    alignment_before, alignment_sft, alignment_sft_measured, alignment_gspo, alignment_after; and
+    evaluate_NAME, which measures the policy at that point (before and after are what is drawn)."""
     checkpoint: str = ""
     """Policy to start from when the run makes none itself: a Hugging Face directory."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -188,9 +192,18 @@ class RlConfig:
     """Where metrics go besides metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.stages if name not in RL_STAGES]
+        unknown = [
+            name
+            for name in self.stages
+            if name not in RL_STAGES and not re.fullmatch(EVALUATION, name)
+        ]
         if unknown:
-            raise ConfigError(f"stages: {unknown[0]!r} is not one of {', '.join(RL_STAGES)}")
+            raise ConfigError(
+                f"stages: {unknown[0]!r} is not one of {', '.join(RL_STAGES)}, or evaluate_NAME"
+            )
+        if len(set(self.stages)) < len(self.stages):
+            twice = next(name for name in self.stages if self.stages.count(name) > 1)
+            raise ConfigError(f"stages: {twice!r} stands there twice; a stage is one folder")
         if self.rounds < 0:
             raise ConfigError(f"rounds={self.rounds} must not be below 0")
         single_turn = [s for s in self.stages if s in ("iterate", "mpo") or "long_cot" in s]

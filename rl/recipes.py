@@ -17,10 +17,10 @@ from rl.figures import draw_overview, draw_samples
 from rl.iterated import iterate
 from rl.long_cot.stages import LONG_COT_STAGES
 from rl.mpo import mpo
-from rl.reward_stages import REWARD_STAGES
+from rl.reward_stages import REWARD_STAGES, reward_model
 from rl.session import Session
 from rl.sft_stage import sft
-from rl.stages import STAGES, Run, heldout_samples, load_evaluation
+from rl.stages import STAGES, Run, evaluation, heldout_samples, load_evaluation
 from rl.tool_tasks import with_documents
 
 RUNS = Path("runs")
@@ -29,8 +29,8 @@ SHEET = 8
 """Held-out images shown with the answers before and after."""
 ALL_STAGES = STAGES | REWARD_STAGES | {"iterate": iterate, "mpo": mpo} | ALIGNMENT_STAGES
 ALL_STAGES |= {"sft": sft, "experts": experts, "merge": merge}
-ALL_STAGES |= LONG_COT_STAGES
-"""Every stage that `stages` may name."""
+ALL_STAGES |= LONG_COT_STAGES | {"reward_model": reward_model}
+"""Every stage that `stages` may name, beside `evaluate_NAME`."""
 
 
 def run_recipe(cfg: RlConfig) -> None:
@@ -45,7 +45,10 @@ def run_recipe(cfg: RlConfig) -> None:
     ):
         run = Run(cfg, folder, session, checkpoint)
         for name in cfg.stages:
-            ALL_STAGES[name](run)
+            if name in ALL_STAGES:
+                ALL_STAGES[name](run)
+            else:  # `evaluate_NAME`, as the configuration has checked
+                evaluation(run, name)
     summary = folder.write_summary(_evaluation_summary(folder, cfg))
     if "evaluation" in summary:
         _show(summary)

@@ -1,5 +1,8 @@
 """The stages of `recipe=reward_model`: SFT, annealing, GSPO, and a measurement after each.
 
+Stage `reward_model` is all of them beside the policy: it goes on from where it was, and what
+follows is scored by the reward model that they made.
+
 Invariant: every checkpoint of the recipe holds the template it was trained on, so it can be served
 and evaluated by its path alone.
 """
@@ -94,3 +97,12 @@ REWARD_STAGES: dict[str, Callable[[Run], None]] = {
     "reward_gspo": reward_gspo,
     "reward_gspo_measured": measured("reward_gspo_measured"),
 }
+
+
+def reward_model(run: Run) -> None:
+    """Train and measure a reward model from the newest policy, and let it score from here on."""
+    policy = run.checkpoint, run.made_by
+    for stage in REWARD_STAGES.values():
+        stage(run)
+    run.cfg.reward_model.checkpoint = str(run.policy())
+    run.checkpoint, run.made_by = policy

@@ -191,7 +191,5 @@ def _gspo_identity(cfg: RlConfig) -> list[Any]:
 STAGES: dict[str, Callable[[Run], None]] = {
     "pretrain": pretrain,
     "cold_start": cold_start,
-    "evaluate_before": lambda run: evaluation(run, "evaluate_before"),
     "gspo": gspo,
-    "evaluate_after": lambda run: evaluation(run, "evaluate_after"),
 }
