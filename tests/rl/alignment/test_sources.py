@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pretrain.data.sample import Sample, SampleError
+from pretrain.run.command import compose
 from pretrain.run.errors import ConfigError, KeyeError
 from rl.alignment.config import (
     SOURCES,
@@ -31,6 +32,8 @@ from rl.alignment.sources import AlignmentPrompts, Source
 from rl.alignment.stages import announce_mix, check
 from rl.alignment.steps import WORDING, with_steps
 from rl.alignment.tracks import with_both_tracks, with_preference
+from rl.config import RlConfig
+from rl.launch import warnings
 from rl.tool_tasks import with_documents
 from rollout.tools.traces import ToolTrace
 
@@ -306,3 +309,16 @@ def test_examples_are_pure_and_refuse_what_cannot_be_written(recipe, tmp_path: P
         AlignmentExamples(cfg, tools, tmp_path)
     cfg.instructions.weight = 0.0
     AlignmentExamples(cfg, tools, tmp_path)
+
+
+def test_mixed_mode_is_one_source_with_both_tracks_and_grpos_clip(tmp_path: Path):
+    cfg = compose("rl", RlConfig, ["recipe=mixed_mode"])
+    assert list(cfg.alignment.sources()) == ["dual_track"] and cfg.learner.algorithm == "grpo"
+    assert not any("clip" in text for text in warnings(cfg, 1_300_000))
+    taken = AlignmentPrompts(cfg.alignment, tmp_path).take(200)
+    modes = [s.mode for s in taken]
+    assert modes.count("auto_think") == pytest.approx(100, abs=25) and "no_think" in modes
+    for prompt in taken:
+        rules = [entry["rule"] for entry in prompt.rewards]
+        assert {"consistency", "format"} < set(rules)
+        assert ("length" in rules) == (prompt.mode == "auto_think")
