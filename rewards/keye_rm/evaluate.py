@@ -36,7 +36,8 @@ def _length_pairs(config: HeldoutPairsConfig) -> list[PreferencePair]:
         flawed_share=0.0,
         mixed_share=1.0,
     )
-    source, found, index = WorldPairs(world, "test"), [], 0
+    source, index = WorldPairs(world, "test"), 0
+    found: list[PreferencePair] = []
     while len(found) < config.length_pairs:
         pair = source[index]
         index += 1

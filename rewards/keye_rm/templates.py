@@ -91,9 +91,9 @@ class Template:
                 f"template.lowest={self.lowest} and highest={self.highest} must be digits, the "
                 "lower one first"
             )
-        needed = [("after", ("{a}", "{b}")), ("mark", ("{name}", "{mark}"))]
-        needed += [("analysis", ("{solution}",))] if self.analysis else []
-        for key, names in needed:
+        needed = {"after": ["{a}", "{b}"], "mark": ["{name}", "{mark}"]}
+        needed |= {"analysis": ["{solution}"]} if self.analysis else {}
+        for key, names in needed.items():
             missing = [name for name in names if name not in getattr(self, key)]
             if missing:
                 raise ValueError(f"template.{key}={getattr(self, key)!r} lacks {missing[0]}")
