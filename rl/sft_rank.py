@@ -106,7 +106,7 @@ class SftRank(Rank):
     def open(self, job: SftJob) -> int:
         """Builds the trainer; returns the steps that an interrupted run has done."""
         self.job = job
-        self.pacer = make_pacer(job.state, job.snapshots, job.source)
+        self.pacer = make_pacer(job.state)
         self.resume = self.pacer.latest()
         done = steps_of(self.resume)
         self.pacer.start(done)
@@ -144,17 +144,11 @@ class SftRank(Rank):
             write_checkpoint(self.model, path, self.job.source)
 
 
-def make_pacer(
-    state: Path, snapshots: Mapping[int, Path] | None = None, source: Path | None = None
-) -> Any:
-    """The callback through which driver and trainer meet (a function: transformers loads late).
-
-    After the steps of `snapshots` it writes checkpoints with the processor files of `source`.
-    """
+def make_pacer(state: Path) -> Any:
+    """The callback through which driver and trainer meet (a function: transformers loads late)."""
     from transformers import TrainerCallback
 
     from pretrain.run.directory import atomic_write
-    from pretrain.training.checkpoint import write_checkpoint
 
     class Pacer(TrainerCallback):
         """Holds the trainer at the start of each step until the driver has asked for it."""
@@ -196,14 +190,6 @@ def make_pacer(
                 self.moved.notify_all()
                 self.moved.wait_for(lambda: self.allowed > self.done)
 
-        def on_step_end(
-            self, args: Any, trainer_state: Any, control: Any, model: Any = None, **_: Any
-        ) -> None:
-            # Before the step's resume state is saved: what has been resumed from has them all.
-            folder = (snapshots or {}).get(trainer_state.global_step)
-            if folder is not None and source is not None and trainer_state.is_world_process_zero:
-                write_checkpoint(model, folder, source)
-
         def on_log(
             self, args: Any, trainer_state: Any, control: Any, logs: dict[str, float], **_: Any
         ) -> None:
@@ -215,6 +201,25 @@ def make_pacer(
                 atomic_write(state / "latest", f"checkpoint-{trainer_state.global_step}")
 
     return Pacer()
+
+
+def make_snapshots(snapshots: Mapping[int, Path], source: Path) -> Any:
+    """The callback that writes checkpoints along the steps (processor files as in `source`)."""
+    from transformers import TrainerCallback
+
+    from pretrain.training.checkpoint import write_checkpoint
+
+    class Snapshots(TrainerCallback):
+        """Writes at a step's end, before its resume state: what is resumed from has them all."""
+
+        def on_step_end(
+            self, args: Any, trainer_state: Any, control: Any, model: Any = None, **_: Any
+        ) -> None:
+            folder = snapshots.get(trainer_state.global_step)
+            if folder is not None and trainer_state.is_world_process_zero:
+                write_checkpoint(model, folder, source)
+
+    return Snapshots()
 
 
 def trainer_settings(cfg: SftConfig, state: Path, world_size: int, cpu: bool) -> dict[str, Any]:
@@ -295,7 +300,7 @@ def make_trainer(job: SftJob, resume: Path | None, pacer: Any, world_size: int) 
         data_collator=Collator(
             job.examples, PromptEncoder(processor, cfg.context), tokenizer.pad_token_id
         ),
-        callbacks=[pacer],
+        callbacks=[pacer, make_snapshots(job.snapshots, job.source)],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
