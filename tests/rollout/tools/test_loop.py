@@ -142,6 +142,24 @@ def test_a_crop_becomes_a_prompt_of_its_own_with_all_images(make_loop, encoder, 
     assert first.response_ids is not second.response_ids
 
 
+def test_what_the_engine_is_given_is_what_the_learner_sees(make_loop, encoder, picture):
+    """One placeholder per image, expanded as a prompt is, gives the ids and pixels learned from."""
+    loop = make_loop(CROP, SEARCH, CROP, ANSWER)
+    asked = [ask(loop, encoder, [{"type": "image", "image": picture}])]
+    [[trajectory]] = run(loop, asked, max_tokens=400)
+    last = loop.engines.rounds[-1][0]
+    images = [{"type": "image", "image": image} for image in last.media["image"]]
+    text = encoder.tokenizer.decode(last.engine_ids, skip_special_tokens=False)
+    whole = encoder.encode_text(text, images)
+    np.testing.assert_array_equal(whole.ids, last.ids)
+    seen = np.concatenate([trajectory.prompt.ids, trajectory.response_ids])
+    np.testing.assert_array_equal(seen[: len(last.ids)], last.ids)
+    pixels = [trajectory.prompt.pixel_values, trajectory.media.pixel_values]
+    np.testing.assert_array_equal(whole.pixel_values, np.concatenate(pixels))
+    assert last.starts == [trajectory.num_sampled - len(encoder.tokenizer(ANSWER)["input_ids"]) - 1]
+    assert last.limits == [min(400 - last.starts[0], 512 - len(last.ids))]
+
+
 def test_a_call_in_the_last_turn_is_not_answered(make_loop, encoder):
     loop = make_loop(SEARCH, SEARCH, max_turns=2)
     [[trajectory]] = run(loop, [ask(loop, encoder)])
