@@ -60,8 +60,8 @@ class ItemState:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to decide: a verdict, or the ranking of an item without grade."""
-        return self.status != "open" or (self.ranking is not None and self.item.grade is None)
+        """Whether there is a verdict or a ranking (whose best candidate can stand for the item)."""
+        return bool(self.history)
 
     def summary(self) -> dict[str, Any]:
         """The item in a list."""

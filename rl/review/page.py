@@ -341,10 +341,7 @@ class Screen:
             ui.notify(f"{count - len(self.ranks)} candidates have no rank yet.", type="warning")
             return
         if self._decide("rank", ranking=[self.ranks[number] for number in range(count)]):
-            if self.desk.state(self.id).done:
-                self.move(1, only_open=True)
-            else:  # its response is still to be judged
-                self.go(self.id)
+            self.move(1, only_open=True)
 
     def _write(self, text: str) -> None:
         """Take over what stands in the editor, as a draft on the version that is shown."""

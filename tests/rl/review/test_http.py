@@ -23,11 +23,12 @@ def decide(client: httpx.Client, id: str, base: int, action: str, **more) -> htt
 def test_without_the_token_everything_is_403(review, path):
     mark = "&" if "?" in path else "?"
     for address in (path, f"{path}{mark}token=wrong", f"{path}{mark}token="):
-        answer = httpx.get(review.url + address)
+        answer = httpx.get(review.url + address, timeout=60)
         assert (answer.status_code, "token" in answer.text) == (403, True)
     headers = {"Authorization": f"Bearer {review.token}x"}
-    assert httpx.get(review.url + path, headers=headers).status_code == 403
-    assert httpx.post(f"{review.url}/api/decisions", json={}).status_code == 403
+    assert httpx.get(review.url + path, headers=headers, timeout=60).status_code == 403
+    refused = httpx.post(f"{review.url}/api/decisions", json={}, timeout=60)
+    assert refused.status_code == 403
 
 
 def test_without_the_token_no_websocket_opens(review):
@@ -42,7 +43,7 @@ def test_without_the_token_no_websocket_opens(review):
     ]
 
     def first_line(*more: str) -> bytes:
-        with socket.create_connection((host, int(port)), timeout=30) as connection:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall("\r\n".join([*lines, *more, "", ""]).encode())
             return connection.recv(200).split(b"\r\n")[0]
 
@@ -99,7 +100,7 @@ def test_an_item_has_its_steps_findings_and_media(review):
     assert shown.headers["content-type"] == "image/png"
     assert shown.headers["x-content-type-options"] == "nosniff"
     uri = next(p["image"] for p in row["messages"][-1]["content"] if p["type"] == "image")
-    with httpx.Client() as _, Image.open(io.BytesIO(shown.content)) as image:
+    with Image.open(io.BytesIO(shown.content)) as image:
         pixels = np.asarray(image)
     from pretrain.data.media import MediaConfig, load_image
 

@@ -141,14 +141,11 @@ def test_differences_are_marked_and_escaped():
     assert difference_html("same", "same") == "same"
 
 
-def test_a_graded_item_needs_a_verdict_and_another_one_only_a_ranking(items_file):
-    for grade, done in (("A", False), (None, True)):
-        path = with_row(items_file, grade=grade)
-        (path.parent / "decisions.jsonl").unlink(missing_ok=True)
-        desk = open_desk(str(path), "", MediaConfig())
-        id = desk.items[1].id
-        assert not desk.state(id).done
-        desk.decide(id, 0, "rank", "ada", ranking=[1, 2, 2])
-        assert (desk.state(id).done, desk.state(id).status) == (done, "open")
-        desk.decide(id, 1, "drop", "ada")
-        assert desk.state(id).done
+def test_a_ranking_settles_an_item_and_is_no_verdict(items_file):
+    desk = open_desk(str(items_file), "", MediaConfig())
+    id = desk.items[1].id
+    assert (desk.state(id).done, desk.state(id).status) == (False, "open")
+    desk.decide(id, 0, "rank", "ada", ranking=[1, 2, 2])
+    assert (desk.state(id).done, desk.state(id).status) == (True, "open")
+    desk.decide(id, 1, "drop", "ada")
+    assert (desk.state(id).ranking, desk.state(id).status) == ((1, 2, 2), "dropped")

@@ -181,8 +181,9 @@ def test_candidates_are_ranked_with_the_keys(page):
     page.wait(lambda: page.driver.execute_script(pressed) == 3)
     page.save()
     assert page.decisions(1)[0]["ranking"] == [3, 1, 2]
-    page.see("ranked, version 1")  # its response is still to be judged, so it stays
-    page.see("0 of 4 decided")
+    page.see("1 of 4 decided")
+    page.press("k")
+    page.see("ranked, version 1")
 
 
 def test_older_versions_are_shown_and_can_be_taken_up_again(page):
