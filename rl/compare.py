@@ -277,15 +277,21 @@ def _show(found: dict[str, Any], cfg: CompareConfig) -> None:
     rows = []
     for judge, groups in found["judges"].items():
         for group, own in groups.items():
-            shares = [_leaf(own, name) for name in (*OUTCOMES, "win_rate", "inconsistent")]
+            shares = [_leaf(own, name, name == "win_rate") for name in _SHOWN]
             rows.append([judge, group, *shares, own["n"], own["unread"]])
-    columns = ["judge", "prompts", *OUTCOMES, "win rate", "orders differ", "n", "unread"]
+    columns = ["judge", "prompts", *OUTCOMES, "win rate [95 %]", "orders differ", "n", "unread"]
     table(f"Good/Same/Bad: {cfg.checkpoint} against {cfg.other}", columns, rows)
     if "rubric" in found:
         for side, name in (("a", cfg.checkpoint), ("b", cfg.other)):
             _show_rubric(f"Rubric: {name}", found["rubric"][side]["table"], cfg.rubric)
 
 
-def _leaf(own: dict[str, Any], name: str) -> str:
+_SHOWN = (*OUTCOMES, "win_rate", "inconsistent")
+
+
+def _leaf(own: dict[str, Any], name: str, interval: bool) -> str:
+    """A share, with its interval where there is room; all intervals are in the file."""
     leaf = own.get(name)
-    return f"{leaf['value']:.2f} [{leaf['low']:.2f}, {leaf['high']:.2f}]" if leaf else ""
+    if leaf is None:
+        return ""
+    return f"{leaf['value']:.2f}" + (f" [{leaf['low']:.2f}, {leaf['high']:.2f}]" * interval)
