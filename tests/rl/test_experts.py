@@ -18,10 +18,11 @@ from pretrain.run.directory import RunDir, StageDir
 from pretrain.run.errors import ConfigError, KeyeError
 from rl import recipes
 from rl.config import RlConfig
-from rl.experts import DomainExamples, expert_checkpoints
+from rl.experts import DomainExamples, expert_checkpoints, experts, merge
 from rl.experts_config import ExpertConfig, MergeConfig
 from rl.sft import SftConfig, fine_tune, snapshot
 from rl.sft_rank import SftJob, SftRank
+from rl.stages import Run
 
 SFT = SftConfig(steps=4, batch_size=4, lr=1e-3, warmup_steps=1, save_every=2, world_size=1)
 
@@ -145,36 +146,61 @@ def test_bad_settings_are_named():
         MergeConfig(density=0)
 
 
+SMALL = ["sft.steps=2", "sft.batch_size=4", "sft.world_size=1", "checkpoints=[1]"]
+OVERRIDES = [
+    "recipe=experts",
+    "run=r",
+    "stages=[experts,merge]",
+    "~experts.text",
+    "wandb.mode=disabled",
+    *(f"experts.{name}.{setting}" for name in ("ocr", "math") for setting in SMALL),
+]
+
+
+def check_merge(folder: RunDir, base: Path) -> None:
+    """The merge is the average of base and both experts."""
+    sources = [base] + [folder.stage(f"experts/{name}").checkpoint for name in ("ocr", "math")]
+    given = [load_file(source / "model.safetensors") for source in sources]
+    merged = load_file(folder.stage("merge").checkpoint / "model.safetensors")
+    for name, tensor in merged.items():
+        assert torch.allclose(tensor, sum(w[name] for w in given) / 3, atol=1e-6)
+
+
+def test_experts_are_trained_once_and_merged_in_several_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path
+):
+    def train_here(checkpoint: Path, examples: Any, cfg: Any, stage: Any, **more: Any) -> Any:
+        ranks: Any = LocalRank()
+        return fine_tune(ranks, checkpoint, examples, cfg, stage, **more)
+
+    monkeypatch.setattr("rl.experts.run_sft", train_here)
+    folder, session = RunDir(tmp_path / "r"), None
+
+    def run(*more: str) -> Run:
+        cfg = compose("rl", RlConfig, [*OVERRIDES, f"checkpoint={tiny_checkpoint}", *more])
+        started = Run(cfg, folder, session, tiny_checkpoint)  # type: ignore[arg-type]
+        experts(started)
+        assert started.checkpoint == tiny_checkpoint  # experts are no policy
+        merge(started)
+        return started
+
+    done = run()
+    assert done.checkpoint == folder.stage("merge").checkpoint and done.made_by == "merge"
+    check_merge(folder, tiny_checkpoint)
+    trained = folder.stage("experts/ocr").summary()
+    run("merge.method=ties", "merge.steps.ocr=1", "merge.density=0.5")
+    assert folder.stage("experts/ocr").summary() == trained
+    assert folder.stage("merge").summary()["metrics"] == {
+        "method": "ties",
+        "weights": {"ocr": 1.0, "math": 1.0},
+        "steps": {"ocr": 1, "math": 2},
+    }
+
+
 @pytest.mark.slow
 def test_the_recipe_trains_two_experts_and_merges_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, ray_cluster: None
 ):
     monkeypatch.setattr(recipes, "RUNS", tmp_path / "runs")
-    small = ["sft.steps=2", "sft.batch_size=4", "sft.world_size=1", "checkpoints=[1]"]
-    overrides = [
-        "recipe=experts",
-        f"checkpoint={tiny_checkpoint}",
-        "run=r",
-        "stages=[experts,merge]",
-        "~experts.text",
-        "wandb.mode=disabled",
-        *(f"experts.{name}.{setting}" for name in ("ocr", "math") for setting in small),
-    ]
-
-    def run(*more: str) -> RunDir:
-        recipes.run_recipe(compose("rl", RlConfig, [*overrides, *more]))
-        return RunDir(recipes.RUNS / "r")
-
-    folder = run()
-    sources = [tiny_checkpoint] + [folder.stage(f"experts/{n}").checkpoint for n in ("ocr", "math")]
-    given = [load_file(source / "model.safetensors") for source in sources]
-    merged = load_file(folder.stage("merge").checkpoint / "model.safetensors")
-    for name, tensor in merged.items():
-        assert torch.allclose(tensor, sum(w[name] for w in given) / 3, atol=1e-6)
-    trained = folder.stage("experts/ocr").summary()
-    folder = run("merge.method=ties", "merge.steps.ocr=1", "merge.density=0.5")
-    assert folder.stage("experts/ocr").summary() == trained  # the experts are not trained again
-    metrics = folder.stage("merge").summary()["metrics"]
-    assert metrics == {
-        "method": "ties", "weights": {"ocr": 1.0, "math": 1.0}, "steps": {"ocr": 1, "math": 2}
-    }  # fmt: skip
+    recipes.run_recipe(compose("rl", RlConfig, [*OVERRIDES, f"checkpoint={tiny_checkpoint}"]))
+    check_merge(RunDir(recipes.RUNS / "r"), tiny_checkpoint)

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pretrain.data.ingest import FileDataConfig
-from pretrain.data.sample import SampleError
+from pretrain.data.sample import Sample, SampleError
+from pretrain.keye_vl.prompt import EncodedPrompt
 from pretrain.run.command import compose
 from pretrain.run.directory import RunDir
 from pretrain.run.errors import ConfigError, KeyeError
 from pretrain.run.metrics import read_rows
+from rewards.config import RewardConfig
+from rewards.result import RewardResult, Score
 from rl import recipes
 from rl.config import RlConfig
 from rl.difficulty import Selection
+from rl.groups import Group
 from rl.review.decisions import DecisionLog, decide
 from rl.review.items import load_items
+from rl.sft import fine_tune
+from rl.sft_rank import SftRank
 from rl.sft_rows import RowExamples, curate, first_rows, open_rows, read_verdicts
+from rl.sft_stage import SftJobs, sft
 from rl.sft_stage_config import SftStageConfig
+from rl.stages import Run
 from rl.taxonomy import BalancedRows
+from rollout.trajectory import Trajectory
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -121,6 +133,90 @@ def test_decisions_that_fit_nothing_or_twice_are_refused(tmp_path: Path):
     again = verdicts(tmp_path / "b.jsonl")
     with pytest.raises(ConfigError, match=r"'row1' is decided on in .*a\.jsonl and in"):
         read_verdicts([str(tmp_path / "a.jsonl"), *again])
+
+
+class LocalRank:
+    """A `RankGroup` of one rank in this process: a single rank needs no rendezvous."""
+
+    def __init__(self) -> None:
+        self.rank = SftRank(0, 1, 1)
+
+    def call(self, method: str, *args: Any, phase: str, timeout_s: float) -> list[Any]:
+        return [getattr(self.rank, method)(*args)]
+
+
+def train_here(checkpoint: Path, examples: Any, cfg: Any, stage: Any, **more: Any) -> Any:
+    """`run_sft` without processes of its own."""
+    ranks: Any = LocalRank()
+    return fine_tune(ranks, checkpoint, examples, cfg, stage, **more)
+
+
+class Answers:
+    """In the engines' place: row k is always answered right if k is even, never if it is odd."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.rewards = SimpleNamespace(config=RewardConfig())
+
+    def groups(self, samples: Sequence[Sample], *, n: int, seed: int, temperature: float) -> Any:
+        self.calls += 1
+        prompt, ids = EncodedPrompt(np.arange(3, dtype=np.int32), [0]), np.zeros(4, np.int32)
+        logprobs = np.zeros(4, np.float32)
+        groups = []
+        for sample in samples:
+            value = float(int(sample.id[3:]) % 2 == 0)
+            score = Score(value, {"exact": RewardResult(value)}, ("exact",))
+            trajectory = Trajectory(sample.id, prompt, ids, logprobs, 0, 0, 0, "stop")
+            groups.append(Group(sample, 0, prompt, [trajectory] * n, ["2"] * n, [score] * n))
+        return groups
+
+
+def test_the_parts_build_on_each_other_and_decisions_sample_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path
+):
+    monkeypatch.setattr("rl.sft_stage.run_sft", train_here)
+    data = write(tmp_path / "rows.jsonl", [data_row(k) for k in range(12)])
+    (tmp_path / "types.tsv").write_text("text/arithmetic\ntext/rare\t2\ntext/absent\n")
+    overrides = [
+        "recipe=sft", f"checkpoint={tiny_checkpoint}", f"sft.data.files=[{data}]",
+        f"sft.balance.taxonomy={tmp_path / 'types.tsv'}", "sft.difficulty.easy_kept=0",
+        "sft.difficulty.hard_share=0.5", "sft.review=2", "wandb.mode=disabled",
+        "sft.train.steps=2", "sft.train.batch_size=4", "sft.train.world_size=1",
+        "sft.anneal.steps=1", "sft.anneal.batch_size=4", "sft.anneal.world_size=1",
+    ]  # fmt: skip
+    answers = Answers()
+    session: Any = SimpleNamespace(rollouts=lambda checkpoint: answers)
+    folder = RunDir(tmp_path / "run")
+
+    def new_run(*more: str) -> Run:
+        cfg = compose("rl", RlConfig, [*overrides, *more])
+        return Run(cfg, folder, session, tiny_checkpoint)
+
+    run = new_run()
+    sft(run)
+    metrics = {
+        name: folder.stage(f"sft/{name}").summary()["metrics"]
+        for name in ("rows", "difficulty", "curated", "train", "anneal")
+    }
+    assert metrics["rows"] == {"rows": 12, "task_types": 2}
+    assert (metrics["difficulty"]["all_right"], metrics["difficulty"]["all_wrong"]) == (0.5, 0.5)
+    assert metrics["curated"]["too_easy"] == 6 and metrics["curated"]["final"] == 3
+    assert metrics["train"]["rows"] == 6 and metrics["anneal"]["rows"] == 3
+    # Rows 0, 4 and 8 are rare ones and too easy: that type is left without a row.
+    assert metrics["train"]["balance"]["empty_examples"] == ["text/rare", "text/absent"]
+    assert run.checkpoint == folder.stage("sft/anneal").checkpoint and run.made_by == "sft/anneal"
+    assert (run.checkpoint / "model.safetensors").exists()
+    items = load_items(folder.stage("sft/curated").path / "review.jsonl")
+    assert len(items) == 2 and items[0].findings == ("0% of sampled answers right, 4 tokens",)
+
+    log = DecisionLog(tmp_path / "decisions.jsonl")
+    log.append(decide("row4", 0, "edit", "ann", response="five"))
+    jobs, calls = SftJobs(new_run(f"sft.decisions=[{log.path}]")), answers.calls
+    jobs.rows()
+    jobs.difficulty()
+    curated = jobs.curated()
+    assert answers.calls == calls
+    assert (curated["rows"], curated["edited"], curated["final"]) == (7, 1, 4)
 
 
 RULE = """
