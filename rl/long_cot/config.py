@@ -99,6 +99,8 @@ class PathsConfig:
     """Paths sampled for each question, in think mode."""
     keep: int = 2
     """Correct paths of a question that go on, at most."""
+    min_confidence: float = 0.0
+    """Less confident paths are not kept, however unlike the others they are."""
     diversity: float = 0.5
     """Weight of a path's distance to those already kept, against its confidence (both 0…1)."""
     min_distance: float = 0.05
@@ -111,6 +113,7 @@ class PathsConfig:
         _at_least("paths.keep", self.keep, 1)
         _at_least("paths.diversity", self.diversity, 0)
         _share("paths.min_distance", self.min_distance)
+        _share("paths.min_confidence", self.min_confidence)
 
 
 @dataclass

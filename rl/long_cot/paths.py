@@ -71,7 +71,11 @@ def select(paths: Sequence[dict[str, Any]], cfg: PathsConfig) -> list[int]:
     `confidence + diversity · distance to the nearest kept one` (max-min selection with a bonus for
     confidence); the distance is the share of tokens that an edit would change.
     """
-    left = [number for number, path in enumerate(paths) if usable(path)]
+    left = [
+        number
+        for number, path in enumerate(paths)
+        if usable(path) and path["confidence"] >= cfg.min_confidence
+    ]
     kept: list[int] = []
     nearest = dict.fromkeys(left, 1.0)
     while left and len(kept) < cfg.keep:

@@ -82,7 +82,8 @@ def apply_decisions(
     if not left:
         raise KeyeError(
             f"no trace is left of {len(rows)} questions and {len(items)} items: review the items "
-            "(python -m rl review), or set long_cot.review.unreviewed_flawed=keep"
+            "(python -m rl review items=…/items.jsonl), or set "
+            "long_cot.review.unreviewed_flawed=keep"
         )
     save_rows(folder / REFINED, left)
     return {

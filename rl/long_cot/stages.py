@@ -217,7 +217,7 @@ def _refined(run: Run) -> None:
     identity = [cfg.unreviewed_flawed, cfg.unreviewed_redundant, found, *reward_identity(run)]
     _stage(run, "refined", identity, [f"{ROOM}/review"], body)
     if not decisions:
-        say(f"no decisions yet: review {_folder(run, 'review') / ITEMS} (python -m rl review)")
+        say(f"no decisions yet: python -m rl review items={_folder(run, 'review') / ITEMS}")
 
 
 def score(run: Run) -> None:
@@ -257,7 +257,6 @@ def long_cot_sft(run: Run) -> None:
         )
         mix = examples.describe(cfg.train.sft.steps * cfg.train.sft.batch_size)
         say(f"long_cot_sft: {mix}")
-        run.session.close_engines()
         return run_sft(source, examples, cfg.train.sft, stage, wandb=run.cfg.wandb) | mix
 
     run.stage("long_cot_sft", [cfg.train, {"scored": scored["hash"]}], body)

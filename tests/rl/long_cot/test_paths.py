@@ -38,6 +38,7 @@ def test_the_kept_paths_are_confident_and_unlike_each_other():
     assert select(paths, cfg) == [0, 2]  # 0.7 + 0.5 · 1 > 0.89 + 0.5 · 0.1
     assert select(paths, PathsConfig(keep=2, diversity=0.0)) == [0, 1]  # confidence alone
     assert select(paths, PathsConfig(keep=9, min_distance=0.2)) == [0, 2, 6]  # not the copy
+    assert select(paths, PathsConfig(keep=9, min_distance=0.2, min_confidence=0.5)) == [0, 2]
     assert select([path(0.9, "x", correct=None)], cfg) == []
 
 
