@@ -47,9 +47,9 @@ def _import(desk: Desk, path: Path) -> int:
 
 
 def _serve(desk: Desk, cfg: ReviewConfig) -> None:
-    from rl.review.server import serve
-
     with _listen(cfg.port) as listener:
+        from rl.review.server import serve
+
         port = listener.getsockname()[1]
 
         def started(token: str) -> None:
