@@ -1,7 +1,8 @@
 """The reward model's training data as the trainers want them: examples by index, and prompts.
 
-Invariant: which response stands first, and in which mode a pair is asked, follow from the seed and
-the index alone, never from which response is better.
+Invariant: in which mode a pair is asked follows from the seed and the index alone. Every pair is
+asked in both orders, one after the other: a batch then holds as many right verdicts of one label as
+of the other, and where the model can't tell, nothing teaches it to prefer a position.
 """
 
 from collections.abc import Mapping
@@ -84,9 +85,11 @@ class _Drawn:
         self._edges = np.cumsum(list(self.modes.values())) / sum(self.modes.values())
 
     def __call__(self, index: int) -> tuple[PreferencePair, str, bool]:
-        where, order = np.random.default_rng([self.seed, index, 5]).random(2)
+        """Pair, mode, and whether the better response stands second, of example `index`."""
+        place, second = divmod(index, 2)
+        where, order = np.random.default_rng([self.seed, place, 5]).random(2)
         mode = list(self.modes)[int(np.searchsorted(self._edges, where, "right"))]
-        return self.source[index], mode, bool(order < 0.5)
+        return self.source[place], mode, bool(order < 0.5) != bool(second)
 
 
 class JudgementExamples:
