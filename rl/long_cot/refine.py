@@ -17,7 +17,7 @@ from rewards.result import is_correct
 from rl.long_cot.config import ReviewConfig
 from rl.long_cot.questions import Questions, Row
 from rl.long_cot.scoring import Scorer
-from rl.review.decisions import Decision, load_decisions
+from rl.review.decisions import VERDICTS, Decision, load_decisions
 from rl.trace_rows import save_rows
 
 REFINED = "refined.jsonl"
@@ -27,14 +27,16 @@ SHOWN = 5
 
 
 def read_decisions(path: Path, required: bool) -> dict[str, Decision]:
-    """The latest decision on each item; none when there is no file and none is `required`.
+    """The latest verdict on each item, or, where there is none, its latest ranking.
+
+    None when there is no file and none is `required`.
 
     Raises:
         KeyeError: the file is missing though it was named, or a line of it is wrong.
     """
     if not path.exists() and not required:
         return {}
-    return load_decisions(path)
+    return load_decisions(path) | load_decisions(path, VERDICTS)
 
 
 def apply_decisions(

@@ -119,6 +119,8 @@ def test_decisions_are_applied_to_the_texts_they_were_made_on(
     new = text(sample, "look: ")
     for decision in (
         decide(first["id"], 0, "edit", "ann", response=new),
+        # What is ranked later is for preferences: the text edited before stays.
+        decide(first["id"], 1, "rank", "bob", ranking=[*range(1, len(first["candidates"]) + 1)]),
         decide(longer["id"], 0, "drop", "ann"),
         decide(second["id"], 0, "edit", "ann", response=text(sample, answer="98")),
         decide(third["id"], 0, "accept", "bob"),
