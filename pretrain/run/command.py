@@ -139,11 +139,31 @@ def _open_mapping(schema: type, override: str) -> str:
     return f"++{override}" if added else override
 
 
+def _element_key(schema: type, key: str) -> tuple[type, str] | None:
+    """(`ExpertConfig`, `sft.lr`) of `experts.ocr.sft.lr` where `experts` holds dataclasses by name.
+
+    None outside such a dict, and for the name alone: OmegaConf checks its whole value.
+    """
+    fields = schema_fields(schema)
+    parts = key.split(".")
+    for end in range(1, len(parts) - 1):
+        kind = fields.get(".".join(parts[:end]))
+        element = get_args(kind)[-1] if get_origin(kind) is dict else None
+        if isinstance(element, type) and dataclasses.is_dataclass(element):
+            return element, ".".join(parts[end + 1 :])
+    return None
+
+
 def _refuse_unknown(schema: type, overrides: list[str]) -> None:
     fields = schema_fields(schema)
     for override in overrides:
         key = _key(override)
-        if key not in fields and not (CONF / key).is_dir() and not _open_parent(schema, key):
+        inside = _element_key(schema, key)
+        if inside is not None:
+            element, rest = inside
+            if rest not in schema_fields(element) and not _open_parent(element, rest):
+                raise _unknown_key(rest, element, f"{override!r} on the command line")
+        elif key not in fields and not (CONF / key).is_dir() and not _open_parent(schema, key):
             raise _unknown_key(key, schema, f"{override!r} on the command line")
 
 

@@ -30,6 +30,7 @@ class Config:
     learner: Learner = field(default_factory=Learner)
     model: Model = field(default_factory=Model)
     mix: dict[str, float] = field(default_factory=dict)
+    experts: dict[str, Learner] = field(default_factory=lambda: {"ocr": Learner()})
     image: list[str] = field(default_factory=list)
     prompt: str = ""
     engines: int = field(default=1, metadata={"identity": False})
@@ -56,6 +57,13 @@ def test_schema_then_file_then_overrides():
     assert config == Config(
         learner=Learner(lr=3e-5, ranks=2), model=Model(4096), mix={"sum": 1.0, "max": 0.5}
     )
+
+
+def test_keys_of_dataclasses_kept_by_name_are_checked():
+    config = compose("rl", Config, ["experts.ocr.ranks=3"])
+    assert config.experts == {"ocr": Learner(ranks=3)}
+    with pytest.raises(ConfigError, match=r"'experts\.ocr\.rank=3'.*Did you mean ranks"):
+        compose("rl", Config, ["experts.ocr.rank=3"])
 
 
 def test_text_is_taken_literally():
