@@ -150,8 +150,9 @@ class _Batch:
 
     def _groups(self) -> list[tuple[int, int]]:
         """Runs of consecutive items with the same sample object or the same id."""
-        starts = [i for i in range(len(self.items)) if i == 0 or not self._same(i - 1, i)]
-        return list(zip(starts, [*starts[1:], len(self.items)], strict=True))
+        count = len(self.items)
+        edges = [i for i in range(count) if i == 0 or not self._same(i - 1, i)] + [count]
+        return list(itertools.pairwise(edges))
 
     def _same(self, left: int, right: int) -> bool:
         a, b = self.items[left][1], self.items[right][1]

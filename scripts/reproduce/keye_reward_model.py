@@ -127,11 +127,12 @@ def summary(result: dict[str, Any]) -> list[list[Any]]:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Accuracy by violated dimension of the first seed's last phase, and the curve."""
+    """Accuracy by violated dimension of the first seed's last phase, and the curve, if measured."""
     last = next(iter(result["seeds"].values()))["reward_gspo"]
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    panels = 2 if result["curve"] else 1
+    figure = Figure(figsize=(5.5 * panels, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    left, *others = figure.subplots(1, panels, squeeze=False)[0]
     names = sorted(last["modes"]["no_think"]["violated"])
     for shift, mode in enumerate(MODES):
         leaves = [last["modes"][mode]["violated"][name] for name in names]
@@ -143,6 +144,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
     left.set_xticks(np.arange(len(names)) + 0.2, names, rotation=40, ha="right")
     left.set(ylabel="held-out accuracy", ylim=(0, 1), title="by violated dimension, after GSPO")
     left.legend(loc="lower right")
+    for right in others:
+        _draw_curve(right, result)
+    figure.savefig(path, dpi=100)
+
+
+def _draw_curve(axes: Any, result: dict[str, Any]) -> None:
     for base in result["bases"]:
         points = [point for point in result["curve"] if point["base"] == base]
         for mode in MODES:
@@ -151,10 +158,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
             bounds = np.array([[leaf["low"], leaf["high"]] for leaf in leaves]).reshape(-1, 2)
             error = np.abs(bounds - values[:, None]).T
             label = f"{mode}, {Path(base).parent.parent.name}"
-            right.errorbar([p["examples"] for p in points], values, error, marker="o", label=label)
-    right.set(xlabel="training pairs", ylabel="held-out accuracy", title="SFT alone")
-    right.legend(loc="lower right")
-    figure.savefig(path, dpi=100)
+            axes.errorbar([p["examples"] for p in points], values, error, marker="o", label=label)
+    axes.set(xlabel="training pairs", ylabel="held-out accuracy", title="SFT alone")
+    axes.legend(loc="lower right")
 
 
 def main() -> None:

@@ -77,6 +77,10 @@ def only(score: Score) -> RewardResult:
     return result
 
 
+def test_nothing_to_score_is_no_error(pool):
+    assert pool.score([]) == []
+
+
 def test_values_and_order(pool):
     rewards = [{"rule": "math"}, {"rule": "format", "weight": 0.25}]
     items = [

@@ -125,7 +125,8 @@ def test_the_recipe_runs_and_runs_no_finished_stage_again(tiny_checkpoint, ray_c
     quick += ["reward_training.sft.sft.batch_size=4", "reward_training.anneal.sft.batch_size=4"]
     quick += ["gspo.steps=1", "gspo.prompts_per_step=4", "gspo.group_size=4"]
     quick += ["learner.world_size=1", "engine.count=1", "engine.cpus=0.1", "engine.hang_seconds=60"]
-    quick += ["reward_training.heldout.pairs=4", "learner.mini_batches=1", "wandb.mode=disabled"]
+    quick += ["reward_training.heldout.pairs=4", "reward_training.heldout.length_pairs=0"]
+    quick += ["learner.mini_batches=1", "wandb.mode=disabled"]
     stages = [name for name in REWARD_STAGES if name != "reward_gspo"]  # a random policy can't win
     cfg = compose("rl", RlConfig, ["recipe=reward_model", *quick])
     seconds = []

@@ -118,7 +118,7 @@ def test_a_level_that_fell_too_far_rises_again_and_an_unsolved_prompt_is_tried_w
 
 
 def test_a_reroll_needs_levels_and_remembers_nothing():
-    with pytest.raises(ConfigError, match="hints.max_level"):
+    with pytest.raises(ConfigError, match=r"hints\.max_level"):
         HintConfig(reroll=True)
     sampler = HintSampler(HintConfig(max_level=3, reroll=True))
     run({"a": 3}, {}, 3, sampler)
