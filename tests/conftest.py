@@ -20,6 +20,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +240,7 @@ def make_prompt(encoder: Any) -> Callable[..., Any]:
     return make
 
 
-JUDGE_STEPS, JUDGE_BATCH = 150, 8
+JUDGE_STEPS, JUDGE_BATCH = 200, 8
 
 
 @pytest.fixture(scope="session")
@@ -274,24 +275,25 @@ def taught(tiny_checkpoint, encoder, short_template, tmp_path_factory):
     torch.manual_seed(0)
     model = load_model(tiny_checkpoint, torch.float32)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95))
-    tasks = {"text/arithmetic": 1.0}
+    tasks = {"text/arithmetic": 1.0, "digits/sum": 1.0}
     pairs = WorldPairs(WorldPairsConfig(tasks=tasks, defects={"safety": 1.0, "clarity": 1.0}))
     rng = np.random.default_rng(0)
+
+    def shown(index: int) -> Any:
+        """A pair; of every third one the responses are an untrained policy's noise."""
+        if index % 3:
+            return pairs[index]
+        noise = [encoder.tokenizer.decode(rng.integers(300, 1400, 12)) for _ in range(2)]
+        return replace(pairs[index], good=noise[0], bad=noise[1])
+
     for step in range(JUDGE_STEPS):
         for group in optimiser.param_groups:
             group["lr"] = 3e-3 * min(1.0, (step + 1) / 10) * (1 - step / JUDGE_STEPS)
-        encoded = [
-            encoder.encode_example(
-                example(
-                    pairs[step * JUDGE_BATCH + k],
-                    short_template,
-                    ("think", "no_think")[k % 2],
-                    bool(rng.integers(2)),
-                ),
-                "test",
-            )
-            for k in range(JUDGE_BATCH)
-        ]
+        encoded = []
+        for index in range(step * JUDGE_BATCH, (step + 1) * JUDGE_BATCH):
+            mode, swapped = ("think", "no_think")[index % 2], bool(rng.integers(2))
+            asked = example(shown(index), short_template, mode, swapped)
+            encoded.append(encoder.encode_example(asked, "test"))
         prompts, replies = zip(*encoded, strict=True)
         packed = pack(prompts, replies, model.config)
         logits = model(**packed.model_inputs()).logits.reshape(-1, model.config.vocab_size)
