@@ -6,36 +6,21 @@ Invariant: an answer that could not be had is a `JudgeError`, never a score.
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pretrain.data.sample import Sample, media_to_row
 from pretrain.run.errors import ConfigError
-from rewards.judge.client import Endpoint, JudgeClient, JudgeError
+from rewards.judge.client import JudgeClient, JudgeError
 from rewards.judge.templates import CONTROL
-
-_RUN = {"identity": False}  # how it is asked, not what comes out
+from rl.endpoint_config import EndpointConfig
 
 
 @dataclass
-class JudgeConfig:
+class JudgeConfig(EndpointConfig):
     """Where the judge is; without a url there is none."""
 
-    url: str = field(default="", metadata=_RUN)
-    """Endpoint up to and without /chat/completions, e.g. http://127.0.0.1:8000/v1."""
-    model: str = ""
-    """The endpoint's model."""
-    key_variable: str = field(default="OPENAI_API_KEY", metadata=_RUN)
-    """Environment variable that holds the endpoint's key, if it wants one."""
-    timeout_s: float = field(default=60.0, metadata=_RUN)
-    """Deadline of one request."""
-    retries: int = field(default=4, metadata=_RUN)
-    """Further tries of a request that failed for a passing reason."""
-    concurrency: int = field(default=16, metadata=_RUN)
-    """Requests in flight at once."""
-    cache: str = field(default="", metadata=_RUN)
-    """SQLite file that keeps the replies; without one nothing is kept."""
     reason_length: int = 300
     """Longest reason of a mark or a verdict, in characters."""
     media: bool = False
@@ -56,17 +41,7 @@ class JudgeConfig:
 
     def client(self) -> JudgeClient:
         """A client for the endpoint."""
-        return JudgeClient(
-            Endpoint(
-                url=self.url,
-                model=self.model,
-                key_variable=self.key_variable,
-                timeout_s=self.timeout_s,
-                retries=self.retries,
-                concurrency=self.concurrency,
-                cache=self.cache,
-            )
-        )
+        return JudgeClient(self.endpoint())
 
 
 def ask_all(client: JudgeClient, bodies: Sequence[dict[str, Any]]) -> list[str | JudgeError]:

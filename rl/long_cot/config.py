@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pretrain.data.ingest import FileDataConfig
 from pretrain.run.errors import ConfigError
+from rl.endpoint_config import EndpointConfig
 from rl.sft import SftConfig
 
 MIX_MODES = ("think", "no_think", "auto_think", "agentic")
@@ -31,23 +32,9 @@ def _share(key: str, value: float) -> None:
 
 
 @dataclass
-class ModelConfig:
-    """A model that is asked to write or to judge: an OpenAI-compatible endpoint."""
+class ModelConfig(EndpointConfig):
+    """A model that is asked to write or to judge."""
 
-    url: str = field(default="", metadata=_HOW)
-    """Endpoint up to and without /chat/completions, e.g. http://127.0.0.1:8000/v1."""
-    model: str = ""
-    """The endpoint's model."""
-    key_variable: str = field(default="OPENAI_API_KEY", metadata=_HOW)
-    """Environment variable that holds the endpoint's key, if it wants one."""
-    timeout_s: float = field(default=120.0, metadata=_HOW)
-    """Deadline of one request."""
-    retries: int = field(default=4, metadata=_HOW)
-    """Further tries of a request that failed for a passing reason."""
-    concurrency: int = field(default=16, metadata=_HOW)
-    """Requests in flight at once."""
-    cache: str = field(default="", metadata=_HOW)
-    """SQLite file of answers, so that nothing is paid for twice; empty: none."""
     temperature: float = 0.7
     """Sampling temperature of what is written; a judge always answers at 0."""
     max_tokens: int = 2048

@@ -7,7 +7,6 @@ from typing import Any
 
 from pretrain.data.sample import PLACEHOLDERS
 from pretrain.run.errors import ConfigError, KeyeError
-from rewards.judge.client import Endpoint
 from rl.hint_writers import EndpointWriter, EngineWriter, Messages, Writer, WriterFailure
 from rl.long_cot.config import ModelConfig
 from rl.rollouts import Rollouts
@@ -59,18 +58,10 @@ def endpoint_writer(
     """
     if not cfg.url or not cfg.model:
         raise ConfigError(f"{key} needs url=URL and model=NAME of an OpenAI-compatible endpoint")
-    endpoint = Endpoint(
-        url=cfg.url,
-        model=cfg.model,
-        key_variable=cfg.key_variable,
-        timeout_s=cfg.timeout_s,
-        retries=cfg.retries,
-        concurrency=cfg.concurrency,
-        cache=cfg.cache,
-    )
     warmth = cfg.temperature if temperature is None else temperature
     sampling = SamplingConfig(temperature=warmth, max_tokens=cfg.max_tokens, logprobs=False)
-    return TextWriter(EndpointWriter(endpoint, sampling, body), f"{key} ({cfg.model}, {cfg.url})")
+    writer = EndpointWriter(cfg.endpoint(), sampling, body)
+    return TextWriter(writer, f"{key} ({cfg.model}, {cfg.url})")
 
 
 def policy_writer(rollouts: Rollouts, cfg: ModelConfig) -> TextWriter:
