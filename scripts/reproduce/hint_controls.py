@@ -265,11 +265,13 @@ def markdown(result: dict[str, Any], args: argparse.Namespace) -> str:
         lines.append(f"| … seed {seed} | " + " | ".join(shares) + " |")
     mean = " | ".join(f"{value:.2f}" for value in pooled["mean_correct"])
     rises = " | ".join(f"{p:.2g}" for p in pooled["rise_p"])
+    trends = " ".join(f"{result['levels'][str(seed)]['trend_p']:.1g}" for seed in result["seeds"])
     lines += [
         f"| mean correct of {SAMPLES} | {mean} |",
         f"| p of a rise from the level before | | {rises} |",
         "",
-        f"Trend: {pooled['slope']:+.4f} a level, p = {pooled['trend_p']:.2g} (paired, one-sided).",
+        f"Trend: {pooled['slope']:+.4f} a level; p by seed: {trends} (paired, one-sided). The "
+        "first row and what follows pool the seeds, which were asked the same prompts.",
         "",
         f"Of the {pooled['failed']} prompts that failed without a hint, solved after k retries:",
         "",
@@ -279,6 +281,7 @@ def markdown(result: dict[str, Any], args: argparse.Namespace) -> str:
         "| no hint | " + " | ".join(leaf(x) for x in pooled["rescued_by_reroll"]) + " |",
         "",
     ]
+    lines += ["![all-wrong shares by level, and what retries rescue](hints.png)", ""]
     return "\n".join(lines + (_arms(result) if result["arms"] else []))
 
 
@@ -310,7 +313,7 @@ def _arms(result: dict[str, Any]) -> list[str]:
         wrong = f"{mean['all_wrong_first']:.3f} / {mean['all_wrong_last']:.3f}"
         rescued = f"{mean['rescued_first']:.3f} / {mean['rescued_last']:.3f}"
         lines.append(f"| {name} | {mean['response_tokens'] / 1e6:.2f} M | {wrong} | {rescued} |")
-    return [*lines, "", "![all-wrong shares by level, and what retries rescue](hints.png)", ""]
+    return [*lines, ""]
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
