@@ -273,6 +273,14 @@ def make_trainer(job: SftJob, resume: Path | None, pacer: Any, world_size: int) 
     from pretrain.keye_vl.prompt import PromptEncoder
 
     class Trainer(SFTTrainer):
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            found = super().compute_loss(model, inputs, *args, **kwargs)
+            if "pixel_values" in inputs:
+                return found
+            # Without media the vision tower is in no graph: the other ranks would wait for it.
+            unused = 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
+            return (found[0] + unused, *found[1:]) if isinstance(found, tuple) else found + unused
+
         def _load_from_checkpoint(self, path: str, model: Any = None) -> None:
             # transformers would look for the released names in memory, and load nothing.
             (model or self.model).load_state_dict(load_model(path).state_dict())
