@@ -8,11 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from pretrain.data.sample import media_to_row
 from pretrain.keye_vl.checkpoint import load_processor
 from pretrain.keye_vl.prompt import EncodedPrompt, PromptEncoder
 from pretrain.run.errors import KeyeError
 from rewards.judge.client import Endpoint, JudgeClient, JudgeError
+from rewards.judge.media import openai_parts
 from rollout.config import EngineConfig, SamplingConfig
 from rollout.engines import EnginePool
 
@@ -144,20 +144,5 @@ def _openai(message: dict[str, Any]) -> dict[str, Any]:
     """A message with loaded media in the form of OpenAI's interface."""
     if isinstance(message["content"], str):
         return message
-    parts: list[dict[str, Any]] = []
-    for part in message["content"]:
-        kind = part["type"]
-        if kind == "text":
-            parts.append(part)
-            continue
-        value = part[kind]
-        if kind == "video" and isinstance(value, str) and not value.startswith("data:"):
-            value = Path(value).read_bytes()
-        url = media_to_row(value)
-        if not isinstance(url, str):  # a list of frames: endpoints take them as images
-            parts += [{"type": "image_url", "image_url": {"url": frame}} for frame in url]
-            continue
-        if url.startswith("data:;"):
-            url = f"data:{kind}/{'mp4' if kind == 'video' else 'png'}{url[5:]}"
-        parts.append({"type": f"{kind}_url", f"{kind}_url": {"url": url}})
+    parts = [shown for part in message["content"] for shown in openai_parts(part)]
     return {"role": message["role"], "content": parts}

@@ -7,12 +7,12 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pretrain.data.sample import Sample, media_to_row
+from pretrain.data.sample import Sample
 from pretrain.run.errors import ConfigError
 from rewards.judge.client import JudgeClient, JudgeError
+from rewards.judge.media import openai_parts
 from rewards.judge.templates import CONTROL
 from rl.endpoint_config import EndpointConfig
 
@@ -98,16 +98,4 @@ def framed(text: str, label: str, salt: str, longest: int = 20_000) -> tuple[str
 
 def shown_media(sample: Sample) -> list[dict[str, Any]]:
     """The sample's media as parts of OpenAI's interface (images and videos as data URIs)."""
-    parts: list[dict[str, Any]] = []
-    for part in sample.media():
-        kind, value = part["type"], part[part["type"]]
-        if kind == "video" and isinstance(value, str) and not value.startswith("data:"):
-            value = Path(value).read_bytes()
-        url = media_to_row(value)
-        if not isinstance(url, str):  # a list of frames: endpoints take them as images
-            parts += [{"type": "image_url", "image_url": {"url": frame}} for frame in url]
-            continue
-        if url.startswith("data:;"):
-            url = f"data:{'video/mp4' if kind == 'video' else 'image/png'}{url[5:]}"
-        parts.append({"type": f"{kind}_url", f"{kind}_url": {"url": url}})
-    return parts
+    return [shown for part in sample.media() for shown in openai_parts(part)]

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rl.sft_rank import SftRank, indices_of, make_pacer, steps_of, trainer_settings
+from rl.sft_rank import (
+    SftRank,
+    in_every_graph,
+    indices_of,
+    make_pacer,
+    steps_of,
+    trainer_settings,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -127,6 +134,10 @@ def make_trainer(job: MpoJob, resume: Path | None, pacer: Any, world_size: int) 
     class Trainer(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset  # indices; the collator makes the batches
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            found = super().compute_loss(model, inputs, *args, **kwargs)
+            return found if "pixel_values" in inputs else in_every_graph(found, model)
 
         def _load_from_checkpoint(self, path: str, model: Any = None) -> None:
             # transformers would look for the released names in memory, and load nothing.

@@ -254,6 +254,16 @@ def trainer_settings(cfg: SftConfig, state: Path, world_size: int, cpu: bool) ->
     }
 
 
+def in_every_graph(found: Any, model: Any) -> Any:
+    """A loss, or a tuple that begins with it, plus 0 times every parameter.
+
+    A batch without media leaves the vision tower out of the graph, and data-parallel training
+    waits for the gradients of all parameters.
+    """
+    nothing = 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
+    return (found[0] + nothing, *found[1:]) if isinstance(found, tuple) else found + nothing
+
+
 def _arguments(cfg: SftConfig, state: Path, world_size: int, cpu: bool) -> Any:
     from trl import SFTConfig
 
@@ -275,11 +285,7 @@ def make_trainer(job: SftJob, resume: Path | None, pacer: Any, world_size: int) 
     class Trainer(SFTTrainer):
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             found = super().compute_loss(model, inputs, *args, **kwargs)
-            if "pixel_values" in inputs:
-                return found
-            # Without media the vision tower is in no graph: the other ranks would wait for it.
-            unused = 0.0 * sum(p.sum() for p in model.parameters() if p.requires_grad)
-            return (found[0] + unused, *found[1:]) if isinstance(found, tuple) else found + unused
+            return found if "pixel_values" in inputs else in_every_graph(found, model)
 
         def _load_from_checkpoint(self, path: str, model: Any = None) -> None:
             # transformers would look for the released names in memory, and load nothing.

@@ -6,6 +6,7 @@ configured, is asked only for the rest, and without one the rule's best reading 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -32,7 +33,7 @@ class Verdict:
     """Whether the rule could read it; a judge is asked for the others."""
 
 
-class Benchmark:
+class Benchmark(ABC):
     """Base of all benchmarks; `name` is what `benchmarks=[…]` calls it."""
 
     name: ClassVar[str]
@@ -58,21 +59,21 @@ class Benchmark:
         """The rows that are asked, and what is left out: {part: reason}."""
         return list(rows), {}
 
+    @abstractmethod
     def sample(self, row: Row, media: Media) -> Sample:
         """A row as the published prompt. `SampleError` for a row that can't be used."""
-        raise NotImplementedError
 
+    @abstractmethod
     def verdict(self, sample: Sample, answer: str) -> Verdict:
         """The rule's reading of a final answer."""
-        raise NotImplementedError
 
     def judge_request(self, sample: Sample, answer: str) -> dict[str, Any] | None:
         """What a judge is asked where the rule is not sure; None: nothing."""
         return None
 
     def judge_verdict(self, sample: Sample, reply: dict[str, Any]) -> Verdict:
-        """The judge's reply (an object of the requested form) as a verdict."""
-        raise NotImplementedError
+        """The judge's reply (an object of the requested form) as a verdict; see `judge_request`."""
+        raise NotImplementedError(f"{type(self).__name__} asks a judge and can't read its reply")
 
     def record_extra(self, sample: Sample) -> dict[str, Any]:
         """What `scores` needs in a record beyond `correct`, `group` and `facets`."""

@@ -120,6 +120,23 @@ def test_a_loss_can_be_left_out(tiny_checkpoint: Path, tmp_path: Path):
     assert read_rows(stage.metrics_file)[0]["mpo/loss"] == pytest.approx(np.log(2), rel=1e-5)
 
 
+class TextPairs(Pairs):
+    """Pairs without any image: the vision tower has no gradient."""
+
+    def __init__(self) -> None:
+        self.stream = WorldStream({"text/arithmetic": 1}, seed=1)
+
+
+@pytest.mark.slow
+def test_pairs_without_media_train_in_a_rank_of_its_own(
+    ray_cluster: None, tiny_checkpoint: Path, tmp_path: Path
+):
+    stage = StageDir(tmp_path / "text")
+    cfg = replace(CFG, steps=3, world_size=1)
+    summary = run_mpo(tiny_checkpoint, TextPairs(), cfg, stage)
+    assert summary["steps"] == 3 and np.isfinite(summary["mpo/loss"])
+
+
 def test_a_batch_holds_the_chosen_rows_and_then_the_rejected_ones(encoder: Any):
     batch = PairCollator(Pairs(), encoder, pad_id=0)([{"index": 0}, {"index": 1}, {"index": 2}])
     assert (

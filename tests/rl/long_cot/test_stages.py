@@ -214,7 +214,7 @@ def test_the_whole_recipe_on_a_policy_that_has_learned_the_form(
         "engine.start_seconds": 1200, "sampling.max_tokens": 48, "wandb.mode": "disabled",
         "long_cot.enhance.world": 0, "long_cot.enhance.data.files": f"[{data}]",
         "long_cot.paths.min_confidence": 0.0, "long_cot.review.unreviewed_flawed": "keep",
-        "long_cot.train.sft.steps": 2,
+        "long_cot.train.sft.steps": 2, "long_cot.train.modes.agentic": 8,
         "long_cot.train.sft.batch_size": 4, "long_cot.train.sft.world_size": 1,
     }  # fmt: skip
     overrides = [f"{key}={value}" for key, value in small.items()]
