@@ -104,6 +104,13 @@ class Evaluation:
         return cls([json.loads(line) for line in path.read_text().splitlines()])
 
 
+def mean_values(
+    evaluations: Sequence[Evaluation], mode: str, kind: str, task_type: str | None = None
+) -> list[float]:
+    """Per-prompt values `[n]` of the same prompts, averaged over evaluations (of several seeds)."""
+    return np.mean([e.values(mode, kind, task_type) for e in evaluations], axis=0).tolist()
+
+
 def _estimate(kind: str, values: Sequence[float]) -> Estimate:
     if kind == "sampled":
         return mean_interval(values)

@@ -45,7 +45,7 @@ def _supervised(run: Run, name: str, cfg: RewardSftConfig) -> None:
     source = run.policy()
 
     def body(stage: StageDir) -> dict[str, Any]:
-        examples = JudgementExamples(cfg.pairs, template, stage.path)
+        examples = JudgementExamples(cfg, template, stage.path)
         return run_sft(source, examples, cfg.sft, stage, wandb=run.cfg.wandb)
 
     run.stage(name, [cfg, template], body)

@@ -7,8 +7,9 @@ is taken first and the spread is measured over prompts (a cluster-robust standar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -81,3 +82,18 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Estima
         )
     difference = np.asarray(after, np.float64) - np.asarray(before, np.float64)
     return mean_interval(difference, bounded=False)
+
+
+def verdict(claims: Sequence[Estimate]) -> str:
+    """`reproduced` if all differences are surely above 0, `not reproduced` if one surely isn't."""
+    if all(claim.low > 0 for claim in claims):
+        return "reproduced"
+    if any(claim.high <= 0 for claim in claims):
+        return "not reproduced"
+    return "undecided"
+
+
+def leaf(value: Mapping[str, Any], sign: bool = False) -> str:
+    """An estimate's dictionary as `0.912 [0.880, 0.936]`; `sign` for differences: `+0.012 […]`."""
+    shown = "+.3f" if sign else ".3f"
+    return f"{value['value']:{shown}} [{value['low']:{shown}}, {value['high']:{shown}}]"

@@ -35,6 +35,7 @@ def _length_pairs(config: HeldoutPairsConfig) -> list[PreferencePair]:
         direct_share=0.0,
         flawed_share=0.0,
         mixed_share=1.0,
+        mixed_longer_share=0.5,
     )
     source, index = WorldPairs(world, "test"), 0
     found: list[PreferencePair] = []

@@ -67,7 +67,7 @@ def mode_table(records: Sequence[Record], length_pairs: Sequence[Record] = ()) -
     table: dict[str, Any] = {
         "accuracy": share([is_right(record) for record in records]),
         "single_order": mean([_single(record) for record in records]),
-        "position_bias": mean([_first_share(record) - 0.5 for record in records]),
+        "position_bias": mean([first_share(record) - 0.5 for record in records]),
         "malformed": mean([record["malformed"] / len(record["verdicts"]) for record in records]),
         "tokens": mean([record["tokens"] / len(record["verdicts"]) for record in records]),
         "judgements": len(verdicts),
@@ -96,7 +96,7 @@ def _single(record: Record) -> float:
     return float(np.mean([verdict is True for verdict in record["verdicts"]]))
 
 
-def _first_share(record: Record) -> float:
+def first_share(record: Record) -> float:
     """How often the response shown first is chosen: 0.5 when the order doesn't matter.
 
     In the first order the better one stands first; unreadable judgements are left out.

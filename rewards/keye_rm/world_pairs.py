@@ -49,6 +49,9 @@ class WorldPairsConfig:
     mixed_share: float = 0.1
     """Share of the pairs with a wrong answer of which one response reasons and one answers at once:
     the wrong one may be the longer or the shorter."""
+    mixed_longer_share: float = 0.5
+    """Share of those in which the longer one is right. Collected preferences favour length: above
+    0.5, so do these."""
     prefer: str = "any"
     """`any`, or only pairs whose better response is the `shorter` or the `longer` one."""
     max_length_gap: float = 1.0
@@ -64,7 +67,8 @@ class WorldPairsConfig:
             raise ConfigError("defects: no weight is above 0")
         if self.prefer not in PREFER:
             raise ConfigError(f"prefer={self.prefer!r} is not one of {', '.join(PREFER)}")
-        for key in ("direct_share", "flawed_share", "mixed_share", "max_length_gap"):
+        shares = ("direct_share", "flawed_share", "mixed_share", "mixed_longer_share")
+        for key in (*shares, "max_length_gap"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"{key}={getattr(self, key)} is not in 0…1")
 
@@ -119,7 +123,7 @@ class WorldPairs:
         good = correct_draft(sample, mode)
         if "correctness" in bad.marks and mode == "think":
             if other < config.mixed_share:
-                good, bad = _mixed(rng, sample, good, bad)
+                good, bad = _mixed(rng, sample, good, bad, config.mixed_longer_share)
                 name = name if bad.steps else "correctness"  # no reasoning, no other fault
             elif flaw < config.flawed_share:
                 small = MINOR[int(rng.integers(len(MINOR)))]
@@ -141,11 +145,11 @@ class WorldPairs:
 
 
 def _mixed(
-    rng: np.random.Generator, sample: Sample, good: Draft, bad: Draft
+    rng: np.random.Generator, sample: Sample, good: Draft, bad: Draft, longer_share: float
 ) -> tuple[Draft, Draft]:
     """The same pair, with either the right or the wrong answer given at once."""
     mode = _direct_mode(rng)
-    if rng.random() < 0.5:
+    if rng.random() >= longer_share:
         return correct_draft(sample, mode), bad
     return good, Draft([], bad.answer, mode).flawed("correctness")
 

@@ -32,10 +32,10 @@ from pretrain.run.directory import RunDir, StageDir
 from pretrain.run.errors import KeyeError
 from pretrain.run.metrics import read_rows
 from rl.config import RlConfig
-from rl.evaluate import Evaluation
+from rl.evaluate import Evaluation, mean_values
 from rl.recipes import RUNS, run_recipe
 from rl.stages import load_evaluation
-from rl.statistics import Estimate, mean_interval, paired_difference
+from rl.statistics import Estimate, leaf, mean_interval, paired_difference
 
 RESULTS = Path(__file__).resolve().parent / "results"
 STAGE_OF = {"gspo": "gspo", "rejection_sampling": "gspo", "sft": "cold_start"}
@@ -107,12 +107,7 @@ def run(*overrides: str) -> None:
 
 def over_seeds(before: list[Evaluation], after: list[Evaluation], kind: str) -> Estimate:
     """Paired change: averaged over seeds for each prompt, interval over prompts."""
-    return paired_difference(mean_values(before, kind), mean_values(after, kind))
-
-
-def mean_values(evaluations: list[Evaluation], kind: str) -> list[float]:
-    """Per-prompt values `[n]`, averaged over seeds."""
-    return np.mean([e.values(MODE, kind) for e in evaluations], axis=0).tolist()
+    return paired_difference(mean_values(before, MODE, kind), mean_values(after, MODE, kind))
 
 
 def report(args: argparse.Namespace) -> dict[str, Any]:
@@ -124,11 +119,13 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         name: [load_evaluation(RunDir(f / name), "evaluate_after") for f in folders.values()]
         for name in ARMS
     }
-    result["before"] = {kind: mean_interval(mean_values(before, kind)).to_dict() for kind in KINDS}
+    result["before"] = {
+        kind: mean_interval(mean_values(before, MODE, kind)).to_dict() for kind in KINDS
+    }
     for name, after in afters.items():
         result["arms"][name] = {
             kind: {
-                "after": mean_interval(mean_values(after, kind)).to_dict(),
+                "after": mean_interval(mean_values(after, MODE, kind)).to_dict(),
                 "change": over_seeds(before, after, kind).to_dict(),
                 "change_by_seed": [
                     paired_difference(b.values(MODE, kind), a.values(MODE, kind)).value
@@ -178,11 +175,6 @@ def markdown(result: dict[str, Any], args: argparse.Namespace) -> str:
             )
     lines += ["", "![rollout accuracy over steps](rl.png)", ""]
     return "\n".join(lines)
-
-
-def leaf(value: dict[str, Any], sign: bool = False) -> str:
-    shown = "+.3f" if sign else ".3f"
-    return f"{value['value']:{shown}} [{value['low']:{shown}}, {value['high']:{shown}}]"
 
 
 def draw(args: argparse.Namespace, out: Path) -> None:

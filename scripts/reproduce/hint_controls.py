@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gspo_controls import leaf
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import binomtest, ttest_1samp
@@ -40,7 +39,7 @@ from rl.config import RlConfig
 from rl.recipes import RUNS, run_recipe
 from rl.session import Session
 from rl.stages import load_evaluation
-from rl.statistics import mean_interval, paired_difference, wilson
+from rl.statistics import leaf, mean_interval, paired_difference, wilson
 from rollout.hint_leaks import leak
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -339,8 +338,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
 def _with_error(
     axes: Any, x: list[Any], leaves: list[dict[str, float]], label: str, color: str
 ) -> None:
-    values = np.array([leaf["value"] for leaf in leaves])
-    bounds = np.array([[leaf["low"], leaf["high"]] for leaf in leaves])
+    values = np.array([one["value"] for one in leaves])
+    bounds = np.array([[one["low"], one["high"]] for one in leaves])
     axes.errorbar(
         x, values, np.abs(bounds - values[:, None]).T, marker="o", label=label, color=color
     )

@@ -43,7 +43,7 @@ from rl.merging import merge_checkpoints
 from rl.recipes import RUNS, run_recipe
 from rl.row_log import RowLog
 from rl.sft import snapshot
-from rl.statistics import Estimate, mean_interval, paired_difference
+from rl.statistics import leaf, mean_interval, paired_difference, verdict
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OCR = ("text/ocr", "digits/read", "digits/locate")
@@ -162,15 +162,6 @@ def best_step(validation: Curves) -> int:
     return min(means, key=lambda step: (-means[step], step))
 
 
-def verdict(claims: Sequence[Estimate]) -> str:
-    """`reproduced` if all differences are surely above 0, `not reproduced` if one surely isn't."""
-    if all(claim.low > 0 for claim in claims):
-        return "reproduced"
-    if any(claim.high <= 0 for claim in claims):
-        return "not reproduced"
-    return "undecided"
-
-
 def relations(test: Curves, step: int, last: int) -> dict[str, Any]:
     """Both relations: differences and verdicts."""
     base, merged, expert = test["base", 0], test["merged", step], test["expert", step]
@@ -258,11 +249,6 @@ def markdown(result: dict[str, Any]) -> str:
         ]
         lines.append(f"| {step} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", "![accuracy over the expert's steps](merge.png)", ""])
-
-
-def leaf(value: Mapping[str, Any], sign: bool = False) -> str:
-    shown = "+.3f" if sign else ".3f"
-    return f"{value['value']:{shown}} [{value['low']:{shown}}, {value['high']:{shown}}]"
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

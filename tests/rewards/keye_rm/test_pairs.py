@@ -168,6 +168,20 @@ def test_length_pairs_are_right_at_either_length(tmp_path):
     assert 0.35 < np.mean([pair.longer_is_better for pair in apart]) < 0.65
 
 
+@pytest.mark.parametrize(("share", "low", "high"), [(0.8, 0.65, 0.95), (0.0, 0.0, 0.0)])
+def test_mixed_pairs_favour_length_as_they_are_told(share, low, high):
+    """As collected preferences do: with 0.8 the longer one is right in four of five."""
+    config = WorldPairsConfig(
+        tasks={"digits/sum": 1.0},
+        defects=dict.fromkeys(DEFECTS, 0.0) | {"correctness": 1.0},
+        direct_share=0.0,
+        mixed_share=1.0,
+        mixed_longer_share=share,
+    )
+    pairs = [WorldPairs(config)[index] for index in range(60)]
+    assert low <= np.mean([pair.longer_is_better for pair in pairs]) <= high
+
+
 def test_equal_steps_have_no_other_order():
     sample = WorldPairs(WorldPairsConfig(tasks={"text/arithmetic": 1.0})).samples[0]
     draft = Draft(["0+0=0", "0+0=0"], "0", "think")

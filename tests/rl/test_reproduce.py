@@ -1,0 +1,122 @@
+"""`scripts/reproduce/stages` and `rejection`: their reports, from small evaluations."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pretrain.run.directory import RunDir
+from rl.evaluate import Evaluation
+from rl.statistics import Estimate, leaf, verdict
+
+SCRIPTS = Path(__file__).parents[2] / "scripts" / "reproduce"
+MODES = ("think", "auto_think", "no_think")
+COUNT = 30
+
+
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def save(folder: RunDir, stage: str, right: int) -> None:
+    """An evaluation of which the first `right` prompts of each mode are answered correctly."""
+    records = [
+        {
+            "id": f"p{k}",
+            "mode": mode,
+            "task_type": f"digits/{'sum' if k % 2 else 'max'}",
+            "greedy": k < right,
+            "sampled": float(k < right),
+            "pass_at_8": k < right,
+        }
+        for mode in MODES
+        for k in range(COUNT)
+    ]
+    path = folder.stage(stage).path
+    path.mkdir(parents=True)
+    Evaluation(records).save(path / "evaluation.jsonl")
+
+
+def save_alignment(folder: RunDir, stage: str, value: float, failed: int) -> None:
+    """Marks of held-out alignment prompts; prompt `failed` has none."""
+    rows = [
+        {
+            "id": f"q{k}",
+            "source": "formats",
+            "kind": "json",
+            "mode": "think",
+            "task_type": "digits/sum",
+            "sampled": {} if k == failed else {"correct": value},
+        }
+        for k in range(4)
+    ]
+    path = folder.stage(stage).path
+    path.mkdir(parents=True)
+    (path / "alignment.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_changes_of_the_stages_are_paired_and_averaged_over_seeds(tmp_path):
+    stages = script("stage_effects")
+    shared = RunDir(tmp_path / "shared")
+    for right, stage in zip((10, 12, 12), stages.SHARED.values(), strict=True):
+        save(shared, stage, right)
+    seeds = {seed: RunDir(tmp_path / f"seed{seed}") for seed in (0, 1)}
+    for seed, folder in seeds.items():
+        for place, stage in enumerate(stages.BY_SEED.values()):
+            save(folder, stage, 20 + place + 2 * seed)
+        save_alignment(folder, "alignment_before", 0.25, failed=seed)
+        save_alignment(folder, "alignment_after", 0.75, failed=3)
+    result = stages.report(shared, seeds)
+    row = result["modes"]["think"]["greedy"]["all tasks"]
+    assert row["SFT"]["step"]["value"] == pytest.approx(2 / 30)
+    assert row["MPO"]["step"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": COUNT}
+    assert row["cold start"]["value"] == pytest.approx(21 / 30)
+    assert row["cold start"]["by_seed"] == pytest.approx([20 / 30, 22 / 30])
+    assert row["LongCoT"]["step"]["value"] == pytest.approx(1 / 30)
+    tasks = result["modes"]["no_think"]["sampled"]
+    assert list(tasks) == ["all tasks", "digits/max", "digits/sum"]
+    # Of prompts 0 to 3 only number 2 has marks in all four measurements.
+    cell = result["alignment"]["formats/think/correct"]
+    assert cell["change"]["value"] == 0.5 and cell["change"]["n"] == 1
+    text = stages.markdown(result, stages.parse(["--seeds", "0", "1", "--set", "gspo.steps=5"]))
+    assert "`./scripts/reproduce/stages --seeds 0 1 --set gspo.steps=5`" in text
+    assert "| all tasks | 0.333 | 0.400 (+0.067) | 0.400 (+0.000) | 0.700 (**+0.300**)" in text
+    stages.draw(result, tmp_path / "stages.png")
+    assert (tmp_path / "stages.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(
+    ("on", "said"), [(28, "reproduced"), (12, "not reproduced"), (21, "undecided")]
+)
+def test_rejection_sampling_is_judged_by_the_paired_difference(tmp_path, on, said):
+    control = script("rejection_control")
+    folders = {}
+    for seed in (0, 1):
+        folders[seed] = {arm: RunDir(tmp_path / str(seed) / arm) for arm in control.ARMS}
+        for arm, folder in folders[seed].items():
+            save(folder, "round0/evaluate", 15)
+            save(folder, "round1/evaluate", on if arm == "on" else 20)
+            rows = folder.stage("round1/rejection")
+            rows.path.mkdir(parents=True)
+            metrics = {"replaced_share": 0.2, "correct_before": 0.8, "correct_after": 0.95}
+            rows.summary_file.write_text(json.dumps({"metrics": metrics}))
+    result = control.report(folders)
+    assert result["verdict"] == said
+    assert result["modes"]["think"]["greedy"]["round 0"]["value"] == 0.5
+    text = control.markdown(result, SimpleNamespace(spoiled=0.2, steps=60))
+    assert f"**{said}**" in text and "0.800 → 0.950" in text
+
+
+def test_leaves_and_verdicts():
+    assert leaf(Estimate(0.5, 0.4, 0.6, 9).to_dict()) == "0.500 [0.400, 0.600]"
+    assert leaf(Estimate(0.5, 0.4, 0.6, 9).to_dict(), sign=True) == "+0.500 [+0.400, +0.600]"
+    assert verdict([Estimate(0.1, 0.0, 0.2, 9), Estimate(0.2, 0.1, 0.3, 9)]) == "undecided"
