@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ HELDOUT_SEED = 60_000
 """Not the recipe's own held-out pairs: those were looked at while it was made."""
 
 
-def parse() -> argparse.Namespace:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="runs/quickstart/fuse/checkpoint", help="pre-trained")
     parser.add_argument("--run", default="reproduce_reward_model", help="folder under runs/")
@@ -55,7 +56,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--pairs", type=int, default=600, help="held-out pairs")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def train(args: argparse.Namespace, name: str, base: str, seed: int, *overrides: str) -> RunDir:

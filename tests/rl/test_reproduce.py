@@ -1,4 +1,4 @@
-"""`scripts/reproduce/stages` and `rejection`: their reports, from small evaluations."""
+"""`scripts/reproduce/{stages,rejection,reward_model}`: their reports, from small evaluations."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from pretrain.keye_vl.checkpoint import load_model
 from pretrain.run.directory import RunDir
+from rewards.keye_rm.measures import report
 from rl.evaluate import Evaluation
 from rl.statistics import Estimate, leaf, verdict
 
@@ -120,3 +123,72 @@ def test_leaves_and_verdicts():
     assert leaf(Estimate(0.5, 0.4, 0.6, 9).to_dict()) == "0.500 [0.400, 0.600]"
     assert leaf(Estimate(0.5, 0.4, 0.6, 9).to_dict(), sign=True) == "+0.500 [+0.400, +0.600]"
     assert verdict([Estimate(0.1, 0.0, 0.2, 9), Estimate(0.2, 0.1, 0.3, 9)]) == "undecided"
+
+
+def judged(right: int, first: int) -> list[dict[str, Any]]:
+    """Twenty held-out pairs in both modes: in `right` the better one is preferred; of the others,
+    `first` are decided by position. Four more pairs measure the liking for length."""
+    rows = []
+    for mode in ("no_think", "think"):
+        for k in range(24):
+            good, place = k < right, right <= k < right + first
+            rows.append(
+                {
+                    "id": f"p{k}",
+                    "mode": mode,
+                    "violated": "correctness" if k % 2 else "safety",
+                    "value": 0.9 if good else 0.3,
+                    "verdicts": [True, True]
+                    if good
+                    else [True, False]
+                    if place
+                    else [False, False],
+                    "length_pair": k >= 20,
+                    "longer": k % 2 == 0,
+                    "shorter": k % 2 == 1,
+                    "malformed": 0,
+                    "tokens": 4,
+                    "dimension": None,
+                }
+            )
+    return rows
+
+
+def test_the_reward_model_s_report_pools_the_seeds(tmp_path, monkeypatch):
+    script_ = script("keye_reward_model")
+    monkeypatch.setattr(script_, "RUNS", tmp_path)
+    args = script_.parse(["--seeds", "0", "1", "--curve", "500", "--pairs", "20", "--run", "rm"])
+    seeds = {}
+    for seed, rights in ((0, (10, 14, 16)), (1, (12, 14, 18))):
+        folder = RunDir(tmp_path / "rm" / f"seed{seed}")
+        reports = {}
+        for phase, right in zip(script_.PHASES, rights, strict=True):
+            rows = judged(right, first=20 - right if seed else 0)
+            path = folder.stage(f"{phase}_measured").path
+            path.mkdir(parents=True)
+            (path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            reports[phase] = report(rows)
+        seeds[str(seed)] = reports
+    whole = script_.pooled(args)
+    assert whole["reward_sft"]["think"]["accuracy"]["value"] == pytest.approx(0.55)
+    assert whole["reward_gspo"]["think"]["accuracy"]["n"] == 20  # pairs, not pairs × seeds
+    # Seed 1 takes the first place in 8 of 20 pairs in both orders: half of that above one half.
+    assert whole["reward_sft"]["think"]["position_bias"]["value"] == pytest.approx(0.1)
+    curve = [{"layers": 4, "steps": 500, "examples": 32_000, "report": seeds["0"]["reward_sft"]}]
+    result = {"seeds": seeds, "pooled": whole, "curve": curve}
+    text = script_.markdown(result, args)
+    assert "--seeds 0 1 --curve 500`" in text and "| 4 | 32,000 | 0.500 [" in text
+    assert "| reward_gspo | 0.850 [" in text
+    script_.draw(result, tmp_path / "rm.png")
+    assert (tmp_path / "rm.png").stat().st_size > 5_000
+
+
+def test_a_smaller_base_has_the_first_layers_alone(tmp_path, monkeypatch, tiny_checkpoint):
+    script_ = script("keye_reward_model")
+    monkeypatch.setattr(script_, "RUNS", tmp_path)
+    args = script_.parse(["--base", str(tiny_checkpoint), "--run", "rm"])
+    whole, cut = load_model(tiny_checkpoint), load_model(script_.cut(args, 1))
+    assert cut.config.num_hidden_layers == len(cut.model.layers) == 1
+    kept = cut.state_dict()
+    assert all(torch.equal(kept[name], whole.state_dict()[name]) for name in kept)
+    assert len(kept) < len(whole.state_dict())
