@@ -18,7 +18,7 @@ from pretrain.data.sample import HINT_LEVELS, Sample
 from pretrain.run.console import Progress, say, table
 from pretrain.run.errors import ConfigError, KeyeError
 from pretrain.run.ray_cluster import ray_session
-from rewards.judge.client import Endpoint
+from rl.endpoint_config import EndpointConfig
 from rl.hint_prompts import hint_text, request
 from rl.hint_writers import EndpointWriter, EngineWriter, Writer, WriterFailure
 from rl.row_log import RowLog
@@ -35,8 +35,9 @@ def _sampling() -> SamplingConfig:
 
 
 @dataclass
-class HintsConfig:
-    """Everything `python -m rl hints` can be told."""
+class HintsConfig(EndpointConfig):
+    """Everything `python -m rl hints` can be told. Without a `url` the checkpoint writes in own
+    engines."""
 
     data: FileDataConfig = field(default_factory=FileDataConfig)
     """The rows; `data.files` must be given."""
@@ -49,19 +50,6 @@ class HintsConfig:
     """Write hints that a row has already, too."""
     attempts: int = 3
     """How often a level is asked for until it passes the checks."""
-    url: str = ""
-    """Endpoint up to and without /chat/completions, e.g. http://127.0.0.1:8000/v1; empty: the
-    checkpoint writes in own engines."""
-    model: str = ""
-    """The endpoint's model."""
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the endpoint's key, if it wants one."""
-    timeout_s: float = 60.0
-    """Deadline of one request to the endpoint."""
-    retries: int = 4
-    """Further tries of a request that failed for a passing reason."""
-    concurrency: int = 16
-    """Requests in flight at once."""
     checkpoint: str = ""
     """Hugging Face directory of the model that writes when there is no url."""
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -203,15 +191,7 @@ def _writer(cfg: HintsConfig) -> Writer:
     if cfg.url:
         if not cfg.model:
             raise ConfigError(f"url={cfg.url} needs model=NAME, as the endpoint calls it")
-        endpoint = Endpoint(
-            url=cfg.url,
-            model=cfg.model,
-            key_variable=cfg.key_variable,
-            timeout_s=cfg.timeout_s,
-            retries=cfg.retries,
-            concurrency=cfg.concurrency,
-        )
-        return EndpointWriter(endpoint, cfg.sampling)
+        return EndpointWriter(cfg.endpoint(), cfg.sampling)
     if not cfg.checkpoint:
         raise ConfigError(
             "nobody to write hints: give url=URL model=NAME (an OpenAI-compatible endpoint) or "

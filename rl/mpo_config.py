@@ -6,14 +6,15 @@ No `from __future__ import annotations` here: OmegaConf reads the field types at
 from dataclasses import dataclass, field
 
 from pretrain.run.errors import ConfigError
+from rl.endpoint_config import EndpointConfig
 from rl.sft import SftConfig
 
 LOSSES = ("sigmoid", "bco_pair", "sft")
 
 
 @dataclass
-class PairConfig:
-    """How pairs are made of the policy's own responses."""
+class PairConfig(EndpointConfig):
+    """How pairs are made of the policy's own responses; the endpoint is the stronger model's."""
 
     prompts: int = 1000
     """Prompts of the configured data that are sampled; 0 takes all rows of its files."""
@@ -27,14 +28,6 @@ class PairConfig:
     wrong: str = "reference"
     """Chosen response where all are wrong: `reference` (the row's own reply), `endpoint` (a
     stronger model's, if the rules accept it) or `skip` (no pair)."""
-    url: str = ""
-    """The stronger model's endpoint, up to and without /chat/completions."""
-    model: str = ""
-    """Its name there."""
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable that holds the endpoint's key, if it wants one."""
-    retries: int = 4
-    """Further tries of a request to the endpoint that failed for a passing reason."""
     review: int = 0
     """Prompts that are exported for people to rank (`python -m rl review`); see `mpo.rankings`."""
     review_candidates: int = 4

@@ -21,7 +21,6 @@ from pretrain.data.sample import Sample, SampleError
 from pretrain.run.console import Progress
 from pretrain.run.errors import KeyeError
 from rewards.composition import route
-from rewards.judge.client import Endpoint
 from rewards.keye_rm.reward import RULE
 from rewards.result import is_correct
 from rl.groups import Group
@@ -154,10 +153,8 @@ def better_answers(groups: Sequence[Group], cfg: PairConfig) -> list[str | None]
         return [_reference(sample) for sample in samples]
     if cfg.wrong == "skip" or not samples:
         return [None] * len(samples)
-    endpoint = Endpoint(
-        url=cfg.url, model=cfg.model, key_variable=cfg.key_variable, retries=cfg.retries
-    )
-    with EndpointWriter(endpoint, SamplingConfig(temperature=0.0, max_tokens=2048)) as writer:
+    sampling = SamplingConfig(temperature=0.0, max_tokens=2048)
+    with EndpointWriter(cfg.endpoint(), sampling) as writer:
         seeds = [stable_seed(cfg.seed, sample.id) for sample in samples]
         answers = writer.write([render(sample) for sample in samples], seeds)
     if all(isinstance(answer, WriterFailure) for answer in answers):

@@ -45,7 +45,7 @@ def _supervised(run: Run, name: str, cfg: RewardSftConfig) -> None:
     source = run.policy()
 
     def body(stage: StageDir) -> dict[str, Any]:
-        examples = JudgementExamples(cfg, template, stage.path)
+        examples = JudgementExamples(cfg.pairs, template, stage.path)
         return run_sft(source, examples, cfg.sft, stage, wandb=run.cfg.wandb)
 
     run.stage(name, [cfg, template], body)
@@ -77,6 +77,7 @@ def measured(name: str) -> Callable[[Run], None]:
                 rollouts.encoder,
                 cfg.template,
                 max_tokens=run.cfg.sampling.max_tokens,
+                samples=cfg.heldout.samples,
             )
             pairs = heldout_pairs(cfg.heldout, folder.path)
             records = judge_pairs(model, pairs, cfg.heldout.modes)

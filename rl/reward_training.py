@@ -46,21 +46,13 @@ class RewardSftConfig:
 
     pairs: PairDataConfig = field(default_factory=PairDataConfig)
     """What is learned from."""
-    undecided_share: float = 0.25
-    """Share of the think examples that give both responses the highest marks and teach the verdict
-    alone. Without them a judge that sees no fault has never learned to decide, and goes by the
-    position."""
     sft: SftConfig = field(default_factory=SftConfig)
     """Optimiser and length."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.undecided_share <= 1:
-            raise ConfigError(f"undecided_share={self.undecided_share} is not in 0…1")
 
 
 def _annealing() -> RewardSftConfig:
     pairs = PairDataConfig(world=WorldPairsConfig(prefer="shorter", seed=32))
-    return RewardSftConfig(pairs, sft=SftConfig(steps=100, lr=2e-4))
+    return RewardSftConfig(pairs, SftConfig(steps=100, lr=2e-4))
 
 
 @dataclass
@@ -103,16 +95,13 @@ class _Drawn:
 class JudgementExamples:
     """`examples(i)` is the i-th conversation to imitate, for `rl.sft.run_sft`."""
 
-    def __init__(self, config: RewardSftConfig, template: Template, folder: Path) -> None:
-        self.drawn, self.template = _Drawn(config.pairs, folder), template
-        self.undecided_share = config.undecided_share
+    def __init__(self, config: PairDataConfig, template: Template, folder: Path) -> None:
+        self.drawn, self.template = _Drawn(config, folder), template
 
     def __call__(self, index: int) -> list[dict[str, Any]]:
         """Messages of example `index`, ending with the judgement."""
         pair, mode, swapped = self.drawn(index)
-        drawn = np.random.default_rng([self.drawn.seed, index // 2, 6]).random()  # of both orders
-        undecided = bool(drawn < self.undecided_share)
-        return example(pair, self.template, mode, swapped, undecided=undecided)
+        return example(pair, self.template, mode, swapped)
 
 
 class JudgementPrompts:

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from rollout.tools.turns import TurnWriter
 
 Example = "list[dict[str, Any]] | tuple[EncodedPrompt, np.ndarray] | ToolTrace"
-"""A conversation that ends with the assistant's reply (a first part of it that says `given` is not
-learned), a prompt and reply as token ids, or a conversation with tools, whose results are not
-learned."""
+"""A conversation that ends with the assistant's reply, a prompt and reply as token ids, or a
+conversation with tools, whose results are not learned."""
 
 
 @dataclass(slots=True)
@@ -94,26 +93,10 @@ class Collator:
             if limit not in self._writers:
                 self._writers[limit] = TurnWriter(self.encoder, limit)
             return example.encode(self.encoder, self._writers[limit])
-        given = 0
         if isinstance(example, list):
-            name = f"{index} of the fine-tuning data"
-            given = self._given(example[-1]["content"], name)
-            example = self.encoder.encode_example(example, name)
+            example = self.encoder.encode_example(example, f"{index} of the fine-tuning data")
         prompt, reply = example
-        return EncodedTrace(prompt, reply, np.arange(len(reply)) >= given, None)
-
-    def _given(self, content: Any, name: str) -> int:
-        """Tokens of the reply's beginning that stand there without being learned."""
-        if isinstance(content, str) or not content[0].get("given"):
-            return 0
-        given, *rest = [self.encoder.encode_text(p["text"], []).engine_ids for p in content]
-        whole = self.encoder.encode_text("".join(p["text"] for p in content), []).engine_ids
-        if whole != sum(rest, given):
-            raise KeyeError(
-                f"sample {name}: the reply has other tokens in one piece than given part and rest "
-                "have by themselves; end the given part at a special token such as </think>"
-            )
-        return len(given)
+        return EncodedTrace(prompt, reply, np.ones(len(reply), bool), None)
 
 
 class SftRank(Rank):

@@ -40,7 +40,9 @@ def run(config: EvaluateRewardModelConfig) -> int:
         raise ConfigError("evaluate needs checkpoint=DIRECTORY, a reward model")
     checkpoint = Path(config.checkpoint)
     out = Path(config.out) if config.out else checkpoint.parent / "evaluation"
-    served = RewardModelConfig(config.checkpoint, config.engine, config.max_tokens)
+    served = RewardModelConfig(
+        config.checkpoint, config.engine, config.max_tokens, config.heldout.samples
+    )
     pairs = evaluate.heldout_pairs(config.heldout, out)
     with ray_session():
         model = KeyeRewardModel.open(served)

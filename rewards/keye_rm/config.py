@@ -19,9 +19,17 @@ class RewardModelConfig:
     """Its own vLLM engines (Ray actors)."""
     max_tokens: int = 512
     """Longest judgement in think mode."""
+    samples: int = 1
+    """Judgements of each order in think mode; of more than one, drawn at temperature 1, the mean.
+    Marks follow one another, and where a judge isn't sure the likeliest for the response it reads
+    first are high ones: the likeliest judgement goes by the position, the mean doesn't."""
     batch: int = 4096
     """Judgements in one call to the engines; more are asked in several calls, so that the prompts
     in memory stay bounded."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ConfigError(f"samples={self.samples} must be at least 1")
 
 
 @dataclass
@@ -37,6 +45,8 @@ class HeldoutPairsConfig(FileDataConfig):
     be the wrong one. Only a liking for length tells them apart by length; none beside `files`."""
     modes: list[str] = field(default_factory=lambda: list(MODES))
     """Modes in which every pair is judged."""
+    samples: int = 1
+    """As `RewardModelConfig.samples`."""
 
     def __post_init__(self) -> None:
         wrong = [mode for mode in self.modes if mode not in MODES]
@@ -44,5 +54,7 @@ class HeldoutPairsConfig(FileDataConfig):
             raise ConfigError(f"modes={self.modes}: choose from {', '.join(MODES)}")
         if self.pairs < 1:
             raise ConfigError(f"pairs={self.pairs} must be at least 1")
+        if self.samples < 1:
+            raise ConfigError(f"samples={self.samples} must be at least 1")
         if self.length_pairs < 0:
             raise ConfigError(f"length_pairs={self.length_pairs} must not be below 0")

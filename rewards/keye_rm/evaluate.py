@@ -74,6 +74,7 @@ def _record(pair: PreferencePair, mode: str, preference: Preference) -> Record:
         "length_pair": bool(pair.extra.get("length_pair")),
         "longer": pair.longer_is_better,
         "shorter": pair.shorter_is_better,
+        "judgements": len(preference.judgements),
         "malformed": preference.malformed,
         "fault": next((j.fault for j in preference.judgements if j.fault), ""),
         "tokens": preference.tokens,

@@ -2,10 +2,10 @@
 
 A record is one pair in one mode, asked in both orders: `{id, mode, violated, task_type, value
 (preference for the better response, None when nothing could be read), verdicts (one an order, told
-for the pair: true is right, None malformed), longer, shorter, length_pair (whether it stands in the
-set that measures the liking for length, and nowhere else), malformed, tokens, dimension (in think
-mode: is the worse response's mark lower in the violated dimension?)}`. The pair is the unit of
-sampling: all intervals are over pairs.
+for the pair: true is right, None malformed), judgements (how many were asked for), longer, shorter,
+length_pair (whether it stands in the set that measures the liking for length, and nowhere else),
+malformed (of the judgements), tokens, dimension (in think mode: is the worse response's mark lower
+in the violated dimension?)}`. The pair is the unit of sampling: all intervals are over pairs.
 """
 
 from __future__ import annotations
@@ -63,14 +63,13 @@ def mode_table(records: Sequence[Record], length_pairs: Sequence[Record] = ()) -
     """
     shorter = [float(is_right(r)) for r in records if r["shorter"]]
     longer = [float(is_right(r)) for r in records if r["longer"]]
-    verdicts = [verdict for record in records for verdict in record["verdicts"]]
     table: dict[str, Any] = {
         "accuracy": share([is_right(record) for record in records]),
         "single_order": mean([_single(record) for record in records]),
         "position_bias": mean([first_share(record) - 0.5 for record in records]),
-        "malformed": mean([record["malformed"] / len(record["verdicts"]) for record in records]),
-        "tokens": mean([record["tokens"] / len(record["verdicts"]) for record in records]),
-        "judgements": len(verdicts),
+        "malformed": mean([record["malformed"] / record["judgements"] for record in records]),
+        "tokens": mean([record["tokens"] / record["judgements"] for record in records]),
+        "judgements": sum(record["judgements"] for record in records),
         "violated": {
             name: share([is_right(r) for r in records if r["violated"] == name])
             for name in sorted({record["violated"] for record in records})

@@ -1,7 +1,8 @@
 """The reward model at work: comparisons in, preferences out, on a pool of vLLM engines.
 
-Invariant: every comparison is judged greedily and in both orders unless asked otherwise, so a
-preference depends on the weights and the two responses alone, and not on which came first.
+Invariant: every comparison is judged in both orders unless asked otherwise, greedily or with seeds
+that are always the same, so a preference depends on the weights and the two responses alone, and
+not on which came first.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from rewards.keye_rm.parsing import Judgement, parse
 from rewards.keye_rm.scoring import (
     first_preferred,
     over_orders,
+    over_samples,
     schedule,
     verdict_token,
     win_rates,
@@ -31,6 +33,8 @@ from rollout.trajectory import Trajectory
 
 NO_THINK_TOKENS = 8
 """Room for a verdict and its end token."""
+Answer = tuple[Judgement, float | None, int]
+"""A judgement, the preference for the response shown first (None if malformed), and its tokens."""
 
 
 @dataclass(slots=True)
@@ -51,9 +55,9 @@ class Preference:
     value: float | None
     """Probability that the first response is better; None when no judgement could be read."""
     judgements: list[Judgement]
-    """One an order; in the second one, first and second are swapped."""
+    """All of the first order, then all of the second, in which first and second are swapped."""
     verdicts: list[int | None]
-    """The verdicts, both told for the comparison's own order."""
+    """What each order says on the whole, both told for the comparison's own order."""
     marks: tuple[dict[str, float], dict[str, float]] | None
     """Mean marks of the first and of the second response by dimension, 0…1; None in no_think."""
     tokens: int
@@ -76,9 +80,10 @@ class KeyeRewardModel:
         *,
         max_tokens: int = 512,
         batch: int = 4096,
+        samples: int = 1,
     ) -> None:
         self.engines, self.encoder, self.template = engines, encoder, template
-        self.max_tokens, self.batch = max_tokens, batch
+        self.max_tokens, self.batch, self.samples = max_tokens, batch, samples
 
     @classmethod
     def open(cls, config: RewardModelConfig) -> "KeyeRewardModel":
@@ -93,6 +98,7 @@ class KeyeRewardModel:
             load_template(checkpoint),
             max_tokens=config.max_tokens,
             batch=config.batch,
+            samples=config.samples,
         )
 
     def close(self) -> None:
@@ -107,7 +113,7 @@ class KeyeRewardModel:
         """Preferences, in order. `mode`: think or no_think."""
         orders = (False, True) if both_orders else (False,)
         asked = [(comparison, swapped) for comparison in comparisons for swapped in orders]
-        answers: list[tuple[Judgement, float | None, int]] = []
+        answers: list[list[Answer]] = []
         for start in range(0, len(asked), self.batch):
             answers += self._judge(asked[start : start + self.batch], mode)
         size = len(orders)
@@ -115,10 +121,8 @@ class KeyeRewardModel:
             self._preference(answers[k * size : (k + 1) * size]) for k in range(len(comparisons))
         ]
 
-    def _judge(
-        self, asked: list[tuple[Comparison, bool]], mode: str
-    ) -> list[tuple[Judgement, float | None, int]]:
-        """Judgement, preference for the response shown first, and tokens, of each question."""
+    def _judge(self, asked: list[tuple[Comparison, bool]], mode: str) -> list[list[Answer]]:
+        """The answers to each question: one, or in think mode `samples`."""
         samples = []
         for number, (comparison, swapped) in enumerate(asked):
             responses = (comparison.first, comparison.second)
@@ -128,15 +132,17 @@ class KeyeRewardModel:
             samples.append(sample)
         prompts = [self.encoder.encode(render(sample), sample.id) for sample in samples]
         longest = self.max_tokens if mode == "think" else NO_THINK_TOKENS
+        n = self.samples if mode == "think" else 1
         groups = self.engines.generate(
             prompts,
-            SamplingConfig(temperature=0.0, max_tokens=longest),
+            SamplingConfig(temperature=float(n > 1), max_tokens=longest),
             seeds=[0] * len(prompts),
+            n=n,
             sample_ids=[sample.id for sample in samples],
         )
-        return [self._read(group[0], mode) for group in groups]
+        return [[self._read(trajectory, mode) for trajectory in group] for group in groups]
 
-    def _read(self, trajectory: Trajectory, mode: str) -> tuple[Judgement, float | None, int]:
+    def _read(self, trajectory: Trajectory, mode: str) -> Answer:
         count = len(trajectory.response_ids)
         if trajectory.finish_reason != "stop":
             return Judgement(None, fault=f"not ended after {count} tokens"), None, count
@@ -152,30 +158,31 @@ class KeyeRewardModel:
     def _decode(self, ids: list[int]) -> str:
         return self.encoder.tokenizer.decode(ids, skip_special_tokens=False)
 
-    def _preference(self, answers: list[tuple[Judgement, float | None, int]]) -> Preference:
-        judgements = [judgement for judgement, _, _ in answers]
-        values = [value for _, value, _ in answers]
+    def _preference(self, orders: list[list[Answer]]) -> Preference:
+        answers = [answer for order in orders for answer in order]
+        values = [over_samples([value for _, value, _ in order]) for order in orders]
         verdicts = [
-            judgement.verdict if judgement.verdict is None or not order else 1 - judgement.verdict
-            for order, judgement in enumerate(judgements)
+            None if value is None else int((value < 0.5) != bool(order))
+            for order, value in enumerate(values)
         ]
         return Preference(
             value=over_orders(values[0], values[1] if len(values) > 1 else None),
-            judgements=judgements,
+            judgements=[judgement for judgement, _, _ in answers],
             verdicts=verdicts,
-            marks=self._mean_marks(judgements),
+            marks=self._mean_marks(orders),
             tokens=sum(tokens for _, _, tokens in answers),
         )
 
     def _mean_marks(
-        self, judgements: list[Judgement]
+        self, orders: list[list[Answer]]
     ) -> tuple[dict[str, float], dict[str, float]] | None:
         sides: tuple[list[dict[str, int]], list[dict[str, int]]] = ([], [])
-        for order, judgement in enumerate(judgements):
-            if judgement.marks is not None:
-                first, second = judgement.marks[::-1] if order else judgement.marks
-                sides[0].append(first)
-                sides[1].append(second)
+        for swapped, order in enumerate(orders):
+            for judgement, _, _ in order:
+                if judgement.marks is not None:
+                    first, second = judgement.marks[::-1] if swapped else judgement.marks
+                    sides[0].append(first)
+                    sides[1].append(second)
         if not sides[0]:
             return None
         means = [self._mean(side) for side in sides]

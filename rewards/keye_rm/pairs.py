@@ -120,24 +120,11 @@ def to_sample(
     return sample
 
 
-def example(
-    pair: PreferencePair, template: Template, mode: str, swapped: bool, *, undecided: bool = False
-) -> list[Any]:
+def example(pair: PreferencePair, template: Template, mode: str, swapped: bool) -> list[Any]:
     """A supervised conversation: the comparison and the judgement to imitate.
 
-    A pair without marks is learned in no_think mode, whatever `mode` says. `undecided`: in think
-    mode the highest marks are given to both, not learned, and only the verdict is: a judge that
-    found no fault still has to decide, by what it sees and not by the position.
+    A pair without marks is learned in no_think mode, whatever `mode` says.
     """
-    sample = to_sample(pair, template, mode if pair.marked else "no_think", swapped=swapped)
-    if not undecided or sample.mode != "think":
-        return conversation(sample)
-    best = all_marks(template, {})
-    sample.solution = template.reasoning(best, best, pair.query.solution or "")
-    *before, turn = conversation(sample)
-    marks, end, verdict = turn["content"][0]["text"].partition("</think>")
-    parts = [
-        {"type": "text", "text": marks + end, "given": True},
-        {"type": "text", "text": verdict},
-    ]
-    return [*before, turn | {"content": parts}]
+    return conversation(
+        to_sample(pair, template, mode if pair.marked else "no_think", swapped=swapped)
+    )

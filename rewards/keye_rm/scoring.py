@@ -37,6 +37,12 @@ def first_preferred(verdict: int, logprob: float) -> float:
     return chosen if verdict == 0 else 1.0 - chosen
 
 
+def over_samples(values: Sequence[float | None]) -> float | None:
+    """Mean of the readable judgements of one order; None if there is none."""
+    read = [value for value in values if value is not None]
+    return sum(read) / len(read) if read else None
+
+
 def over_orders(forward: float | None, backward: float | None) -> float | None:
     """Preference for A from "A or B?" and "B or A?"; None if both judgements are malformed.
 

@@ -146,6 +146,7 @@ def judged(right: int, first: int) -> list[dict[str, Any]]:
                     "length_pair": k >= 20,
                     "longer": k % 2 == 0,
                     "shorter": k % 2 == 1,
+                    "judgements": 2,
                     "malformed": 0,
                     "tokens": 4,
                     "dimension": None,

@@ -173,30 +173,6 @@ def test_a_batch_is_padded_on_the_right(encoder, processor):
     assert len(batch["pixel_values"]) == patches > 0
 
 
-def judged(given, rest):
-    """A conversation whose reply begins with a part that isn't learned."""
-    parts = [{"type": "text", "text": given, "given": True}, {"type": "text", "text": rest}]
-    return [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": parts}]
-
-
-def test_what_is_given_of_a_reply_is_not_learned(encoder):
-    given, rest = "<think>2+2=4</think>", "<answer>\\boxed{4}</answer>"
-    batch = Collator(lambda index: judged(given, rest), encoder, pad_id=0)([{"index": 0}])
-    _, reply = encoder.encode_example(judged(given, rest), "0")
-    labels, ids = batch["labels"][0], batch["input_ids"][0]
-    learned = labels[labels != -100].tolist()
-    assert ids[-len(reply) :].tolist() == reply.tolist()
-    assert learned == reply[-len(learned) :].tolist()
-    decode = encoder.tokenizer.decode
-    assert decode(learned[:-1]) == rest and decode(reply[: -len(learned)]) == given
-
-
-def test_a_given_part_that_ends_within_a_token_is_refused(encoder):
-    collate = Collator(lambda index: judged("<thi", "nk>2+2=4</think>"), encoder, pad_id=0)
-    with pytest.raises(KeyeError, match="end the given part at a special token"):
-        collate([{"index": 0}])
-
-
 def test_a_bad_example_is_named(encoder):
     collate = Collator(lambda index: [{"role": "user", "content": "2+2?"}] * 2, encoder, pad_id=0)
     with pytest.raises(KeyeError, match="sample 7 of the fine-tuning data"):

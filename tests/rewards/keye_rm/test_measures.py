@@ -19,6 +19,7 @@ def record(
         "verdicts": verdicts,
         "longer": length == "longer",
         "shorter": length == "shorter",
+        "judgements": len(verdicts),
         "malformed": verdicts.count(None),
         "tokens": 20,
         "dimension": found,

@@ -9,7 +9,7 @@ import pytest
 from pretrain.data.render import render
 from pretrain.data.sample import SampleError
 from pretrain.data.stream import WorldStream
-from pretrain.run.errors import KeyeError
+from pretrain.run.errors import ConfigError, KeyeError
 from rewards.config import RewardConfig
 from rewards.keye_rm.config import HeldoutPairsConfig, RewardModelConfig
 from rewards.keye_rm.evaluate import heldout_pairs, judge_pairs
@@ -21,8 +21,7 @@ from rewards.keye_rm.world_pairs import WorldPairs, WorldPairsConfig
 from rewards.pool import RewardFailureError, RewardPool
 from rewards.result import is_correct
 
-# Teaching the form and starting an engine take about a minute on quiet cores. Not yet seen to pass:
-# moves to the normal suite once it has.
+# Teaching the form and starting an engine take about a minute on quiet cores.
 pytestmark = pytest.mark.slow
 RESPONSES = ["7", "<answer>\\boxed{8}</answer>", "9", "digits", "7", "<think>2</think>"]
 
@@ -95,6 +94,23 @@ def test_reasoning_gives_marks_for_both_in_their_own_order(model, samples):
     for name in first:
         both = [forward[0][name], backward[1][name]]
         assert first[name] == pytest.approx(np.mean([template.scaled(m) for m in both]))
+
+
+def test_several_judgements_of_an_order_are_averaged(engine_pool, encoder, model, samples):
+    many = KeyeRewardModel(engine_pool, encoder, model.template, max_tokens=40, samples=3)
+    asked = [Comparison(sample, "17", "the right answer is A") for sample in samples]
+    for once, again in zip(many.compare(asked, "think"), many.compare(asked, "think"), strict=True):
+        assert once.value == again.value and len(once.judgements) == 6 and len(once.verdicts) == 2
+        forward, backward = once.judgements[:3], once.judgements[3:]
+        marks = [j.marks[0] for j in forward if j.marks] + [j.marks[1] for j in backward if j.marks]
+        for name, mark in (once.marks or ({}, {}))[0].items():
+            scaled = [model.template.scaled(one[name]) for one in marks]
+            assert mark == pytest.approx(np.mean(scaled))
+    (single,) = model.compare(asked[:1], "no_think")
+    (same,) = many.compare(asked[:1], "no_think")
+    assert same.value == single.value and len(same.judgements) == 2
+    with pytest.raises(ConfigError, match="samples=0 must be at least 1"):
+        RewardModelConfig(samples=0)
 
 
 def test_what_cannot_be_read_has_no_value(engine_pool, encoder, model, samples):

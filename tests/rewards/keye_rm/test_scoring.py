@@ -9,6 +9,7 @@ import pytest
 from rewards.keye_rm.scoring import (
     first_preferred,
     over_orders,
+    over_samples,
     schedule,
     verdict_token,
     win_rates,
@@ -31,6 +32,11 @@ def test_both_orders_cancel_a_liking_for_a_position():
     assert over_orders(None, 0.3) == pytest.approx(0.7)
     assert over_orders(0.6, None) == 0.6
     assert over_orders(None, None) is None
+
+
+def test_judgements_of_one_order_are_averaged_where_they_can_be_read():
+    assert over_samples([0.9, None, 0.5]) == pytest.approx(0.7)
+    assert over_samples([None, None]) is None
 
 
 @pytest.mark.parametrize("size", range(1, 12))
