@@ -21,7 +21,6 @@ from typing import Any
 
 from pretrain.data.ingest import SampleFiles
 from pretrain.data.stream import WorldStream
-from pretrain.run.command import config_dict
 from pretrain.run.console import table
 from pretrain.run.directory import StageDir
 from pretrain.run.errors import ConfigError
@@ -66,7 +65,7 @@ def _stage(
     checkpoint: str = "",
 ) -> dict[str, Any]:
     """One stage that builds on the named ones, and on a `checkpoint` given by the user."""
-    identity = {"cfg": config_dict(cfg), "checkpoint": checkpoint}
+    identity = {"cfg": cfg, "checkpoint": checkpoint}
     return run_stage(run.folder, name, identity, body, inputs=[i for i in inputs if i])
 
 

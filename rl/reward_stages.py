@@ -10,6 +10,7 @@ and evaluated by its path alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,15 @@ from rewards.keye_rm.evaluate import (
     save_records,
     show,
 )
+from rewards.keye_rm.files import open_pairs
 from rewards.keye_rm.measures import report
-from rewards.keye_rm.model import KeyeRewardModel
-from rl.reward_training import JudgementExamples, JudgementPrompts, RewardSftConfig
+from rewards.keye_rm.model import Comparison, KeyeRewardModel
+from rl.reward_training import (
+    JudgementExamples,
+    JudgementPrompts,
+    RewardSftConfig,
+    RewardTrainingConfig,
+)
 from rl.sft import run_sft
 from rl.stages import Run, gspo
 
@@ -65,7 +72,11 @@ def reward_gspo(run: Run) -> None:
 
 
 def measured(name: str) -> Callable[[Run], None]:
-    """A stage that judges the held-out pairs with the newest policy."""
+    """A stage that judges the held-out pairs with the newest policy.
+
+    Before, the liking for the first place is measured on pairs of the training split; it is written
+    into the checkpoint's template and taken out of all verdicts from here on.
+    """
 
     def stage(run: Run) -> None:
         cfg = run.cfg.reward_training
@@ -79,15 +90,26 @@ def measured(name: str) -> Callable[[Run], None]:
                 max_tokens=run.cfg.sampling.max_tokens,
                 samples=cfg.heldout.samples,
             )
+            bias = model.measure_first_bias(calibration(cfg, folder.path))
+            model.template = replace(cfg.template, first_bias=bias)
+            model.template.save(run.policy())
             pairs = heldout_pairs(cfg.heldout, folder.path)
             records = judge_pairs(model, pairs, cfg.heldout.modes)
             save_records(folder.path / RECORDS, records)
-            return report(records)
+            return report(records) | {"first_bias": bias}
 
-        found = run.stage(name, [cfg.heldout, cfg.template, run.cfg.sampling], body)
-        show(found, name)
+        how = [cfg.heldout, cfg.template, cfg.calibration_pairs, run.cfg.sampling]
+        show(run.stage(name, how, body), name)
 
     return stage
+
+
+def calibration(cfg: RewardTrainingConfig, folder: Path) -> list[Comparison]:
+    """Pairs of SFT's source behind all that it has seen (of files: of a further epoch)."""
+    source = open_pairs(cfg.sft.pairs, cfg.sft.pairs.world, folder)
+    first = cfg.sft.sft.steps * cfg.sft.sft.batch_size
+    pairs = [source[first + k] for k in range(cfg.calibration_pairs)]
+    return [Comparison(pair.query, pair.good, pair.bad, pair.task) for pair in pairs]
 
 
 REWARD_STAGES: dict[str, Callable[[Run], None]] = {

@@ -73,6 +73,12 @@ class RewardTrainingConfig:
     """Weight of the format reward beside the outcome's 1."""
     heldout: HeldoutPairsConfig = field(default_factory=HeldoutPairsConfig)
     """What is measured after each stage."""
+    calibration_pairs: int = 200
+    """Training pairs on which the liking for the first place is measured before."""
+
+    def __post_init__(self) -> None:
+        if self.calibration_pairs < 1:
+            raise ConfigError(f"calibration_pairs={self.calibration_pairs} must be at least 1")
 
 
 class _Drawn:

@@ -20,7 +20,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pretrain.run.command import config_dict
 from pretrain.run.console import table
 from pretrain.run.directory import StageDir
 from pretrain.run.errors import KeyeError
@@ -155,7 +154,7 @@ class SftJobs:
         checkpoint: str = "",
     ) -> dict[str, Any]:
         """One stage that builds on the named ones, and on a `checkpoint` given by the user."""
-        identity = {"cfg": config_dict(cfg), "checkpoint": checkpoint}
+        identity = {"cfg": cfg, "checkpoint": checkpoint}
         return run_stage(self.run.folder, name, identity, body, inputs=[i for i in inputs if i])
 
     def _read(self, stage: str) -> list[Row]:

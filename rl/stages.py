@@ -66,7 +66,7 @@ class Run:
     ) -> dict[str, Any]:
         """Run one stage on the newest policy, unless it is complete already."""
         inputs = (self.made_by,) if self.made_by else ()
-        identity = {"cfg": config_dict(cfg), "checkpoint": "" if inputs else self.cfg.checkpoint}
+        identity = {"cfg": cfg, "checkpoint": "" if inputs else self.cfg.checkpoint}
         return run_stage(self.folder, name, identity, body, inputs=inputs)
 
     def advance(self, name: str) -> None:

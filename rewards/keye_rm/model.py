@@ -19,10 +19,12 @@ from rewards.keye_rm.config import RewardModelConfig
 from rewards.keye_rm.pairs import question
 from rewards.keye_rm.parsing import Judgement, parse
 from rewards.keye_rm.scoring import (
+    first_bias,
     first_preferred,
     over_orders,
     over_samples,
     schedule,
+    unbiased,
     verdict_token,
     win_rates,
 )
@@ -121,6 +123,14 @@ class KeyeRewardModel:
             self._preference(answers[k * size : (k + 1) * size]) for k in range(len(comparisons))
         ]
 
+    def measure_first_bias(self, comparisons: list[Comparison]) -> float:
+        """The log-odds by which no_think verdicts favour the first place, as the weights have it;
+        0 when no judgement could be read."""
+        asked = [(comparison, swapped) for comparison in comparisons for swapped in (False, True)]
+        answers = [answer for (answer,) in self._judge(asked, "no_think")]
+        values = [value for _, value, _ in answers if value is not None]
+        return first_bias(values) + self.template.first_bias if values else 0.0
+
     def _judge(self, asked: list[tuple[Comparison, bool]], mode: str) -> list[list[Answer]]:
         """The answers to each question: one, or in think mode `samples`."""
         samples = []
@@ -153,6 +163,8 @@ class KeyeRewardModel:
             return judgement, None, count
         token = verdict_token(self._decode, ids, judgement.verdict_at)
         preferred = first_preferred(judgement.verdict, float(trajectory.logprobs[token]))
+        if mode == "no_think":
+            preferred = unbiased(preferred, self.template.first_bias)
         return judgement, preferred, count
 
     def _decode(self, ids: list[int]) -> str:

@@ -37,6 +37,26 @@ def first_preferred(verdict: int, logprob: float) -> float:
     return chosen if verdict == 0 else 1.0 - chosen
 
 
+def unbiased(preferred: float, bias: float) -> float:
+    """A probability without `bias`, log-odds for the first place that have no reason (contextual
+    calibration, Zhao et al. 2021, arXiv 2102.09690)."""
+    if preferred in (0.0, 1.0):
+        return preferred
+    return 1.0 / (1.0 + math.exp(bias - math.log(preferred / (1.0 - preferred))))
+
+
+def first_bias(preferred: Sequence[float]) -> float:
+    """Median log-odds of preferences for the first place, over pairs asked in both orders.
+
+    Without it as many of those verdicts name the first place as the second. Raises ValueError when
+    there are none.
+    """
+    if not preferred:
+        raise ValueError("first_bias: no judgement could be read, so no bias can be measured")
+    bounded = np.clip(np.asarray(preferred, np.float64), 1e-9, 1 - 1e-9)
+    return float(np.median(np.log(bounded) - np.log1p(-bounded)))
+
+
 def over_samples(values: Sequence[float | None]) -> float | None:
     """Mean of the readable judgements of one order; None if there is none."""
     read = [value for value in values if value is not None]

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pretrain.run.command import config_dict
 from pretrain.run.console import say, table
 from pretrain.run.directory import StageDir
 from pretrain.run.errors import ConfigError, KeyeError
@@ -67,7 +66,7 @@ def _stage(
         run.policy()
         inputs = [*inputs, run.made_by] if run.made_by else inputs
         given = "" if run.made_by else run.cfg.checkpoint
-    facts = {"cfg": config_dict(identity), "checkpoint": given}
+    facts = {"cfg": identity, "checkpoint": given}
     metrics = run_stage(run.folder, f"{ROOM}/{name}", facts, body, inputs=inputs)
     rows = [[key, f"{v:.3f}" if isinstance(v, float) else str(v)] for key, v in metrics.items()]
     table(f"{ROOM}/{name}", ["", ""], rows)

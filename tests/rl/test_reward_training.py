@@ -19,10 +19,11 @@ from rewards.keye_rm.config import RewardModelConfig
 from rewards.keye_rm.model import KeyeRewardModel
 from rewards.keye_rm.parsing import parse
 from rewards.keye_rm.templates import DIMENSIONS, Template
+from rewards.keye_rm.world_pairs import WorldPairs
 from rewards.pool import RewardPool
 from rl.config import GspoConfig, RlConfig
 from rl.learner import LearnerConfig, LearnerGroup
-from rl.reward_stages import REWARD_STAGES
+from rl.reward_stages import REWARD_STAGES, calibration
 from rl.reward_training import (
     JudgementExamples,
     JudgementPrompts,
@@ -85,6 +86,15 @@ def test_examples_follow_from_their_index_in_any_process(recipe, tmp_path):
     assert modes["no_think"] > modes["think"] > 0
 
 
+def test_the_bias_is_measured_on_pairs_that_sft_has_not_seen(recipe, tmp_path):
+    training = replace(recipe.reward_training, calibration_pairs=3)
+    seen = training.sft.sft.steps * training.sft.sft.batch_size
+    expected = [WorldPairs(training.sft.pairs.world)[seen + k].good for k in range(3)]
+    assert [asked.first for asked in calibration(training, tmp_path)] == expected
+    with pytest.raises(ConfigError, match="calibration_pairs=0 must be at least 1"):
+        replace(training, calibration_pairs=0)
+
+
 def test_prompts_go_on_where_they_were_left(recipe, tmp_path):
     training = recipe.reward_training
     prompts = JudgementPrompts(training, tmp_path)
@@ -126,6 +136,7 @@ def test_the_recipe_runs_and_runs_no_finished_stage_again(tiny_checkpoint, ray_c
     quick += ["gspo.steps=1", "gspo.prompts_per_step=4", "gspo.group_size=4"]
     quick += ["learner.world_size=1", "engine.count=1", "engine.cpus=0.1", "engine.hang_seconds=60"]
     quick += ["reward_training.heldout.pairs=4", "reward_training.heldout.length_pairs=0"]
+    quick += ["reward_training.heldout.samples=2", "reward_training.calibration_pairs=3"]
     quick += ["learner.mini_batches=1", "wandb.mode=disabled"]
     stages = [name for name in REWARD_STAGES if name != "reward_gspo"]  # a random policy can't win
     cfg = compose("rl", RlConfig, ["recipe=reward_model", *quick])
@@ -141,7 +152,7 @@ def test_the_recipe_runs_and_runs_no_finished_stage_again(tiny_checkpoint, ray_c
         assert Template.load(run.folder.stage(name).checkpoint) == cfg.reward_training.template
     found = run.folder.stage("reward_sft_measured").summary()["metrics"]
     assert found["modes"]["think"]["malformed"]["value"] == 1.0  # nobody has taught it the form
-    assert found["baselines"]["length"]["n"] == 4
+    assert found["baselines"]["length"]["n"] == 4 and found["first_bias"] == 0.0
     records = read_rows(run.folder.stage("reward_sft_measured").path / "pairs.jsonl")
     assert len(records) == 8
 

@@ -96,6 +96,23 @@ def test_reasoning_gives_marks_for_both_in_their_own_order(model, samples):
         assert first[name] == pytest.approx(np.mean([template.scaled(m) for m in both]))
 
 
+def test_the_liking_for_the_first_place_is_taken_out(engine_pool, encoder, model, samples):
+    asked = [
+        Comparison(sample, a, b)
+        for sample in samples
+        for a, b in zip(RESPONSES, "178459", strict=True)
+    ]
+    bias = model.measure_first_bias(asked)
+    template = replace(model.template, first_bias=bias)
+    fair = KeyeRewardModel(engine_pool, encoder, template, max_tokens=40)
+    assert fair.measure_first_bias(asked) == pytest.approx(bias, abs=1e-4)
+    assert fair.compare(asked, "think")[0].value == model.compare(asked, "think")[0].value
+    chosen = [
+        v for one in fair.compare(asked, "no_think") for v in (one.verdicts[0], 1 - one.verdicts[1])
+    ]
+    assert abs(np.mean(chosen) - 0.5) <= 1 / len(chosen) + 1e-9
+
+
 def test_several_judgements_of_an_order_are_averaged(engine_pool, encoder, model, samples):
     many = KeyeRewardModel(engine_pool, encoder, model.template, max_tokens=40, samples=3)
     asked = [Comparison(sample, "17", "the right answer is A") for sample in samples]

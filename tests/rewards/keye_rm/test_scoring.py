@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from rewards.keye_rm.scoring import (
+    first_bias,
     first_preferred,
     over_orders,
     over_samples,
     schedule,
+    unbiased,
     verdict_token,
     win_rates,
 )
@@ -32,6 +34,19 @@ def test_both_orders_cancel_a_liking_for_a_position():
     assert over_orders(None, 0.3) == pytest.approx(0.7)
     assert over_orders(0.6, None) == 0.6
     assert over_orders(None, None) is None
+
+
+def test_a_liking_for_the_first_place_is_taken_out():
+    logits = np.array([-2.0, -0.1, 0.4, 0.6, 0.9, 3.0])  # four of six name the first place
+    preferred = (1 / (1 + np.exp(-logits))).tolist()
+    bias = first_bias(preferred)
+    assert bias == pytest.approx(0.5)
+    assert sum(unbiased(value, bias) > 0.5 for value in preferred) == 3
+    assert unbiased(0.7, 0.0) == pytest.approx(0.7)
+    assert unbiased(1.0, 2.0) == 1.0 and unbiased(0.0, -2.0) == 0.0
+    assert np.isfinite(first_bias([1.0, 0.0, 1.0]))
+    with pytest.raises(ValueError, match="no judgement could be read"):
+        first_bias([])
 
 
 def test_judgements_of_one_order_are_averaged_where_they_can_be_read():
