@@ -47,12 +47,6 @@ class Draft:
         told = replace(sample, answer=self.answer, solution=STEP.join(self.steps) or None)
         return reply(told, self.mode, reason=bool(self.steps)) + self.tail
 
-    def claims(self, sample: Sample) -> list[tuple[str, bool]]:
-        """Its steps and its answer; a step holds if it is one of the right solution's."""
-        right = (sample.solution or "").split(STEP)
-        steps = [(step, step in right) for step in self.steps]
-        return [*steps, (self.answer, self.answer == sample.answer)]
-
     def flawed(self, *dimensions: str) -> Draft:
         """The same draft, with the lowest mark in these dimensions as well."""
         return replace(self, marks=self.marks | dict.fromkeys(dimensions, WORST))

@@ -36,11 +36,6 @@ class PreferencePair:
     """Dimensions below the highest mark, with their marks; None when nobody has marked them."""
     bad_marks: dict[str, int] | None = None
     """The same of the worse response."""
-    good_claims: list[tuple[str, bool]] = field(default_factory=list)
-    """What the better response says, piece by piece, and whether it holds; empty when nobody has
-    looked."""
-    bad_claims: list[tuple[str, bool]] = field(default_factory=list)
-    """The same of the worse response."""
     task: str = ""
     """A task definition of its own; by default the template's."""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -104,9 +99,9 @@ def to_sample(
 ) -> Sample:
     """The pair as a sample to train on: better response first, or second when `swapped`.
 
-    Its answer is the right verdict; its solution, if the pair is marked, all marks of both (with
-    their claims, where the template wants them); its rewards are the outcome and the format of a
-    judgement.
+    Its answer is the right verdict; its solution, if the pair is marked, all marks of both (after
+    the query's own solution, where the template wants one); its rewards are the outcome and the
+    format of a judgement.
     """
     responses = (pair.bad, pair.good) if swapped else (pair.good, pair.bad)
     sample = question(template, pair.query, *responses, mode, pair.task)
@@ -115,9 +110,8 @@ def to_sample(
     sample.task_type = f"reward/{pair.violated}"
     if pair.good_marks is not None and pair.bad_marks is not None:
         marks = [all_marks(template, below) for below in (pair.good_marks, pair.bad_marks)]
-        claims = pair.good_claims, pair.bad_claims
         first, second = reversed(marks) if swapped else marks
-        sample.solution = template.reasoning(first, second, claims[::-1] if swapped else claims)
+        sample.solution = template.reasoning(first, second, pair.query.solution or "")
     sample.rewards = [
         {"rule": OUTCOME_RULE, "weight": 1.0},
         {"rule": FORMAT_RULE, "weight": format_weight},

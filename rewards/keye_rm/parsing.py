@@ -40,7 +40,7 @@ def parse(text: str, mode: str, template: Template) -> Judgement:
     """The judgement in `text`, the model's reply in `mode` without its end token.
 
     no_think: the verdict's label and nothing else. think: `<think>` with all marks of both
-    responses (and claims in front of them, if the template has a place for those)
+    responses (and the judge's own work before them, if the template has a place for it)
     `</think><answer>\\boxed{label}</answer>`. Only white space around the whole is free.
     """
     if mode not in MODES:

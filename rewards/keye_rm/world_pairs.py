@@ -139,8 +139,6 @@ class WorldPairs:
             good=texts[0],
             bad=texts[1],
             violated=name,
-            good_claims=good.claims(sample),
-            bad_claims=bad.claims(sample),
             good_marks=good.marks,
             bad_marks=bad.marks,
         )

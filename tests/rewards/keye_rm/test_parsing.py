@@ -46,22 +46,22 @@ def test_what_is_written_is_read_back(template, verdict):
     assert f"  {text}\n"[found.verdict_at] == verdict
 
 
-def test_claims_may_stand_before_the_marks():
-    template = Template(**COMPACT.to_dict() | {"claim": "{claim} {holds};", "holds": ["n", "y"]})
-    claims = [("3+5=8", True), ("8", True)], [("{holds} 9", False)]
-    text = template.reasoning(HIGH, LOW, claims)
-    assert "3+5=8 y;8 y;" in text and "{holds} 9 n;" in text
-    for reasoning in (text, template.reasoning(HIGH, LOW)):
-        found = parse(f"<think>{reasoning}</think><answer>\\boxed{{A}}</answer>", "think", template)
+def test_the_judge_s_own_work_may_stand_before_the_marks():
+    template = Template(**COMPACT.to_dict() | {"analysis": "{solution};"})
+    marks = template.reasoning(HIGH, LOW)
+    assert template.reasoning(HIGH, LOW, "3+5=8") == f"3+5=8;{marks}"
+    for before in ("", "3+5=8;", "A:k1;\nB:;"):
+        found = parse(
+            f"<think>{before}{marks}</think><answer>\\boxed{{A}}</answer>", "think", template
+        )
         assert found.ok and found.marks == (HIGH, LOW)
-    for broken in (f"3+5=8 y;{text}", f"{text};8 y;", text[:-1]):
-        reply = f"<think>{broken}</think><answer>\\boxed{{A}}</answer>"
-        assert parse(reply, "think", template).fault, broken
-    assert COMPACT.reasoning(HIGH, LOW, claims) == COMPACT.reasoning(HIGH, LOW)
-    with pytest.raises(ValueError, match="holds"):
-        Template(claim="{claim};")
-    with pytest.raises(ValueError, match="two different words"):
-        Template(holds=["yes", "yes"])
+    broken = [f"3+5=8{marks}", f"3+5=8;{marks};", f"{marks};{marks[:-1]}", f"x</think>;{marks}"]
+    for text in broken:
+        reply = f"<think>{text}</think><answer>\\boxed{{A}}</answer>"
+        assert parse(reply, "think", template).fault, text
+    assert COMPACT.reasoning(HIGH, LOW, "3+5=8") == marks  # no place for it in this template
+    with pytest.raises(ValueError, match="solution"):
+        Template(analysis="think first;")
 
 
 GOOD = judgement(COMPACT)
