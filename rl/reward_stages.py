@@ -24,6 +24,7 @@ from rewards.keye_rm.evaluate import (
 from rewards.keye_rm.files import open_pairs
 from rewards.keye_rm.measures import report
 from rewards.keye_rm.model import Comparison, KeyeRewardModel
+from rewards.keye_rm.templates import Template
 from rl.reward_training import (
     JudgementExamples,
     JudgementPrompts,
@@ -55,9 +56,10 @@ def _supervised(run: Run, name: str, cfg: RewardSftConfig) -> None:
         examples = JudgementExamples(cfg.pairs, template, stage.path)
         return run_sft(source, examples, cfg.sft, stage, wandb=run.cfg.wandb)
 
+    before = run.folder.stage(name).summary()
     run.stage(name, [cfg, template], body)
     run.advance(name)
-    template.save(run.policy())
+    keep_template(run, name, template, before)
 
 
 def reward_gspo(run: Run) -> None:
@@ -67,15 +69,27 @@ def reward_gspo(run: Run) -> None:
     def prompts(folder: Path) -> JudgementPrompts:
         return JudgementPrompts(cfg, folder)
 
+    before = run.folder.stage("reward_gspo").summary()
     gspo(run, "reward_gspo", prompts, [cfg.pairs, cfg.template, cfg.format_weight])
-    cfg.template.save(run.policy())
+    keep_template(run, "reward_gspo", cfg.template, before)
+
+
+def keep_template(run: Run, name: str, template: Template, before: dict[str, Any]) -> None:
+    """The template beside the weights of stage `name`, whose summary was `before`.
+
+    New weights have no measured bias yet (what lies there is a copy of their source's); those of a
+    stage that was complete already keep theirs.
+    """
+    known = replace(Template.load(run.policy()), first_bias=template.first_bias) == template
+    if not known or run.folder.stage(name).summary() != before:
+        template.save(run.policy())
 
 
 def measured(name: str) -> Callable[[Run], None]:
     """A stage that judges the held-out pairs with the newest policy.
 
     Before, the liking for the first place is measured on pairs of the training split; it is written
-    into the checkpoint's template and taken out of all verdicts from here on.
+    into the checkpoint's template and taken out of no_think verdicts from here on.
     """
 
     def stage(run: Run) -> None:

@@ -41,7 +41,10 @@ def run(config: EvaluateRewardModelConfig) -> int:
     checkpoint = Path(config.checkpoint)
     out = Path(config.out) if config.out else checkpoint.parent / "evaluation"
     served = RewardModelConfig(
-        config.checkpoint, config.engine, config.max_tokens, config.heldout.samples
+        checkpoint=config.checkpoint,
+        engine=config.engine,
+        max_tokens=config.max_tokens,
+        samples=config.heldout.samples,
     )
     pairs = evaluate.heldout_pairs(config.heldout, out)
     with ray_session():

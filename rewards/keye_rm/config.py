@@ -21,8 +21,8 @@ class RewardModelConfig:
     """Longest judgement in think mode."""
     samples: int = 1
     """Judgements of each order in think mode; of more than one, drawn at temperature 1, the mean.
-    Marks follow one another, and where a judge isn't sure the likeliest for the response it reads
-    first are high ones: the likeliest judgement goes by the position, the mean doesn't."""
+    Marks follow one another, and where a judge isn't sure, the likeliest for the response it reads
+    first may all be high ones: the likeliest judgement can go by the position, the mean less so."""
     batch: int = 4096
     """Judgements in one call to the engines; more are asked in several calls, so that the prompts
     in memory stay bounded."""

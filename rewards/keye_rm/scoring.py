@@ -58,7 +58,7 @@ def first_bias(preferred: Sequence[float]) -> float:
 
 
 def over_samples(values: Sequence[float | None]) -> float | None:
-    """Mean of the readable judgements of one order; None if there is none."""
+    """Mean of the preferences that could be read; None if there is none."""
     read = [value for value in values if value is not None]
     return sum(read) / len(read) if read else None
 
@@ -68,10 +68,7 @@ def over_orders(forward: float | None, backward: float | None) -> float | None:
 
     One readable judgement is used alone rather than throwing it away.
     """
-    values = [] if forward is None else [forward]
-    if backward is not None:
-        values.append(1.0 - backward)
-    return sum(values) / len(values) if values else None
+    return over_samples([forward, None if backward is None else 1.0 - backward])
 
 
 def schedule(size: int, opponents: int) -> list[tuple[int, int]]:

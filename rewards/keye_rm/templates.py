@@ -78,7 +78,7 @@ class Template:
     """Between the two responses' marks."""
     first_bias: float = field(default=0.0, metadata={"identity": False})  # measured, not set
     """Log-odds by which a no_think verdict favours the response shown first, whatever the two are;
-    measured on training pairs after each stage, and taken out of every verdict."""
+    measured on training pairs after each stage, and taken out again."""
 
     def __post_init__(self) -> None:
         self.dimensions = {name: word for name, word in self.dimensions.items() if word}

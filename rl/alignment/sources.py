@@ -6,8 +6,6 @@ a place of the mix is one of (configuration, place). So a cursor is one integer 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,7 +18,7 @@ from pretrain.data.cursor import Cursor
 from pretrain.data.ingest import SampleFiles
 from pretrain.data.sample import Sample, SampleError
 from pretrain.data.stream import WorldStream
-from pretrain.run.command import config_dict
+from pretrain.run.command import config_hash
 from pretrain.run.errors import ConfigError
 from rl.alignment.config import DEFAULT_TASKS, AlignmentConfig, SourceConfig
 from rl.alignment.formats import with_format
@@ -136,8 +134,7 @@ class AlignmentPrompts:
         self.taken = dict.fromkeys(weights, 0)
         """Index of the next prompt of each source."""
         facts = [mix_identity(cfg), [source.fingerprint() for source in self.sources.values()]]
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        self.cursor = Cursor(0, digest[:16])
+        self.cursor = Cursor(0, config_hash(facts))
 
     def take(self, count: int) -> list[Sample]:
         """The next `count` prompts; moves the cursor."""
@@ -173,5 +170,4 @@ class AlignmentPrompts:
 
 def mix_identity(cfg: AlignmentConfig) -> dict[str, Any]:
     """What of the configuration decides the prompts and their rewards."""
-    sources = {name: config_dict(own) for name, own in cfg.sources().items()}
-    return {"sources": sources, "judge": config_dict(cfg.judge), "seed": cfg.seed}
+    return {"sources": cfg.sources(), "judge": cfg.judge, "seed": cfg.seed}

@@ -151,7 +151,7 @@ def pooled(args: argparse.Namespace) -> dict[str, Any]:
             right = np.mean([[is_right(r) for r in records] for records in own], axis=0)
             first = np.mean([[first_share(r) - 0.5 for r in records] for records in own], axis=0)
             found[phase][mode] = {"accuracy": mean(right), "position_bias": mean(first)}
-        found["length_only"] = baselines(own[0])["length"]
+    found["length_only"] = baselines(own[0])["length"]  # the pairs are always the same
     return found
 
 

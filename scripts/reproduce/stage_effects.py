@@ -48,6 +48,8 @@ BY_SEED = {
 KINDS = ("greedy", "sampled")
 ALL = "all tasks"
 ALIGNMENT = ("alignment_before", "alignment_after")
+SOURCES = ("general", "instructions", "formats", "steps")
+"""Alignment's sources in `recipe=full` without a reward model."""
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -94,6 +96,7 @@ def run_all(args: argparse.Namespace) -> tuple[RunDir, dict[int, RunDir]]:
             f"long_cot.enhance.world_seed={141 + seed}",
             *(f"experts.{name}.seed={200 + 10 * k + seed}" for k, name in enumerate(full.experts)),
             f"iterated.seed={300 + seed}",
+            *(f"alignment.{name}.seed={400 + 10 * k + seed}" for k, name in enumerate(SOURCES)),
             f"data.seed={10 + seed}",
             f"gspo.seed={seed}",
             f"learner.seed={seed}",
@@ -131,13 +134,14 @@ def _row(
 ) -> dict[str, Any]:
     row: dict[str, Any] = {}
     before: list[float] = []
+    chosen = None if task == ALL else task
     for name, own in evaluations.items():
-        values = mean_values(own, mode, kind, None if task == ALL else task)
+        values = mean_values(own, mode, kind, chosen)
         row[name] = mean_interval(values).to_dict()
         if before:
             row[name]["step"] = paired_difference(before, values).to_dict()
         if len(own) > 1:
-            row[name]["by_seed"] = [float(np.mean(e.values(mode, kind))) for e in own]
+            row[name]["by_seed"] = [float(np.mean(e.values(mode, kind, chosen))) for e in own]
         before = values
     return row
 

@@ -86,6 +86,9 @@ def test_changes_of_the_stages_are_paired_and_averaged_over_seeds(tmp_path):
     assert row["cold start"]["by_seed"] == pytest.approx([20 / 30, 22 / 30])
     assert row["LongCoT"]["step"]["value"] == pytest.approx(1 / 30)
     tasks = result["modes"]["no_think"]["sampled"]
+    assert tasks["digits/max"]["cold start"]["by_seed"] == pytest.approx([10 / 15, 11 / 15])
+    odd = tasks["digits/sum"]["LongCoT"]["by_seed"]  # prompts 0…20 and 0…22 are right
+    assert odd == pytest.approx([10 / 15, 11 / 15])
     assert list(tasks) == ["all tasks", "digits/max", "digits/sum"]
     # Of prompts 0 to 3 only number 2 has marks in all four measurements.
     cell = result["alignment"]["formats/think/correct"]

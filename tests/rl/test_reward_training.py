@@ -4,6 +4,7 @@ import json
 import pickle
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,7 +24,7 @@ from rewards.keye_rm.world_pairs import WorldPairs
 from rewards.pool import RewardPool
 from rl.config import GspoConfig, RlConfig
 from rl.learner import LearnerConfig, LearnerGroup
-from rl.reward_stages import REWARD_STAGES, calibration
+from rl.reward_stages import REWARD_STAGES, calibration, keep_template
 from rl.reward_training import (
     JudgementExamples,
     JudgementPrompts,
@@ -93,6 +94,30 @@ def test_the_bias_is_measured_on_pairs_that_sft_has_not_seen(recipe, tmp_path):
     assert [asked.first for asked in calibration(training, tmp_path)] == expected
     with pytest.raises(ConfigError, match="calibration_pairs=0 must be at least 1"):
         replace(training, calibration_pairs=0)
+
+
+def test_a_measured_bias_outlives_the_next_call_but_not_a_new_training(recipe, tmp_path):
+    template = recipe.reward_training.template
+
+    def train(steps):
+        run = Run(recipe, RunDir(tmp_path), SimpleNamespace(), tmp_path / "base")
+        before = run.folder.stage("reward_sft").summary()
+
+        def body(stage):  # new weights come with a copy of their source's files
+            stage.checkpoint.mkdir(parents=True, exist_ok=True)
+            replace(template, first_bias=0.7).save(stage.checkpoint)
+            return {}
+
+        run.stage("reward_sft", [steps], body)
+        run.advance("reward_sft")
+        keep_template(run, "reward_sft", template, before)
+        return run.policy()
+
+    policy = train(1)
+    assert Template.load(policy) == template
+    replace(template, first_bias=0.3).save(policy)
+    assert Template.load(train(1)).first_bias == 0.3
+    assert Template.load(train(2)) == template
 
 
 def test_prompts_go_on_where_they_were_left(recipe, tmp_path):
