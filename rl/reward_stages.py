@@ -88,8 +88,8 @@ def keep_template(run: Run, name: str, template: Template, before: dict[str, Any
 def measured(name: str) -> Callable[[Run], None]:
     """A stage that judges the held-out pairs with the newest policy.
 
-    Before, the liking for the first place is measured on pairs of the training split; it is written
-    into the checkpoint's template and taken out of no_think verdicts from here on.
+    Before, each mode's liking for the first place is measured on pairs of the training split; it is
+    written into the checkpoint's template and taken out of preferences from here on.
     """
 
     def stage(run: Run) -> None:
@@ -104,7 +104,8 @@ def measured(name: str) -> Callable[[Run], None]:
                 max_tokens=run.cfg.sampling.max_tokens,
                 samples=cfg.heldout.samples,
             )
-            bias = model.measure_first_bias(calibration(cfg, folder.path))
+            known = calibration(cfg, folder.path)
+            bias = {mode: model.measure_first_bias(known, mode) for mode in cfg.heldout.modes}
             model.template = replace(cfg.template, first_bias=bias)
             model.template.save(run.policy())
             pairs = heldout_pairs(cfg.heldout, folder.path)

@@ -73,7 +73,7 @@ class RewardTrainingConfig:
     """Weight of the format reward beside the outcome's 1."""
     heldout: HeldoutPairsConfig = field(default_factory=HeldoutPairsConfig)
     """What is measured after each stage."""
-    calibration_pairs: int = 200
+    calibration_pairs: int = 400
     """Training pairs on which the liking for the first place is measured before."""
 
     def __post_init__(self) -> None:
@@ -89,13 +89,16 @@ class _Drawn:
         self.seed = config.world.seed
         self.modes = {mode: weight for mode, weight in sorted(config.modes.items()) if weight > 0}
         self._edges = np.cumsum(list(self.modes.values())) / sum(self.modes.values())
+        self._last: tuple[int, PreferencePair] | None = None
 
     def __call__(self, index: int) -> tuple[PreferencePair, str, bool]:
         """Pair, mode, and whether the better response stands second, of example `index`."""
         place, second = divmod(index, 2)
         where, order = np.random.default_rng([self.seed, place, 5]).random(2)
         mode = list(self.modes)[int(np.searchsorted(self._edges, where, "right"))]
-        return self.source[place], mode, bool(order < 0.5) != bool(second)
+        if self._last is None or self._last[0] != place:  # its other order came just before
+            self._last = place, self.source[place]
+        return self._last[1], mode, bool(order < 0.5) != bool(second)
 
 
 class JudgementExamples:

@@ -264,6 +264,18 @@ def in_every_graph(found: Any, model: Any) -> Any:
     return (found[0] + nothing, *found[1:]) if isinstance(found, tuple) else found + nothing
 
 
+def score_replies_only() -> None:
+    """Lets TRL put only the replies' positions through the output layer on a CPU, too.
+
+    It does so where Triton runs and scores every position elsewhere, for the sake of devices that
+    compile a kernel for each shape. The results are the same; for the tiny model, whose output
+    layer is a fifth of it, a step takes three quarters of the time.
+    """
+    from trl.trainer import utils
+
+    utils._use_triton = lambda device: True
+
+
 def _arguments(cfg: SftConfig, state: Path, world_size: int, cpu: bool) -> Any:
     from trl import SFTConfig
 
@@ -291,6 +303,7 @@ def make_trainer(job: SftJob, resume: Path | None, pacer: Any, world_size: int) 
             # transformers would look for the released names in memory, and load nothing.
             (model or self.model).load_state_dict(load_model(path).state_dict())
 
+    score_replies_only()
     cfg, cpu = job.cfg, not torch.cuda.is_available()
     model = load_model(job.source, torch.float32)
     if not isinstance(model.config, KeyeVL1_5Config):

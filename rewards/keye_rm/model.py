@@ -120,16 +120,17 @@ class KeyeRewardModel:
             answers += self._judge(asked[start : start + self.batch], mode)
         size = len(orders)
         return [
-            self._preference(answers[k * size : (k + 1) * size]) for k in range(len(comparisons))
+            self._preference(answers[k * size : (k + 1) * size], mode)
+            for k in range(len(comparisons))
         ]
 
-    def measure_first_bias(self, comparisons: list[Comparison]) -> float:
-        """The log-odds by which no_think verdicts favour the first place, as the weights have it;
-        0 when no judgement could be read."""
+    def measure_first_bias(self, comparisons: list[Comparison], mode: str) -> float:
+        """The log-odds by which a mode's preferences favour the first place, as the weights have
+        it; 0 when no judgement could be read."""
         asked = [(comparison, swapped) for comparison in comparisons for swapped in (False, True)]
-        answers = [answer for (answer,) in self._judge(asked, "no_think")]
-        values = [value for _, value, _ in answers if value is not None]
-        return first_bias(values) + self.template.first_bias if values else 0.0
+        read = [self._first_preferred(answers) for answers in self._judge(asked, mode)]
+        values = [value for value in read if value is not None]
+        return first_bias(values) if values else 0.0
 
     def _judge(self, asked: list[tuple[Comparison, bool]], mode: str) -> list[list[Answer]]:
         """The answers to each question: one, or in think mode `samples`."""
@@ -163,16 +164,21 @@ class KeyeRewardModel:
             return judgement, None, count
         token = verdict_token(self._decode, ids, judgement.verdict_at)
         preferred = first_preferred(judgement.verdict, float(trajectory.logprobs[token]))
-        if mode == "no_think":
-            preferred = unbiased(preferred, self.template.first_bias)
         return judgement, preferred, count
 
     def _decode(self, ids: list[int]) -> str:
         return self.encoder.tokenizer.decode(ids, skip_special_tokens=False)
 
-    def _preference(self, orders: list[list[Answer]]) -> Preference:
+    @staticmethod
+    def _first_preferred(answers: list[Answer]) -> float | None:
+        """What a question's answers say together, a liking for the first place included."""
+        return over_samples([value for _, value, _ in answers])
+
+    def _preference(self, orders: list[list[Answer]], mode: str) -> Preference:
         answers = [answer for order in orders for answer in order]
-        values = [over_samples([value for _, value, _ in order]) for order in orders]
+        bias = self.template.first_bias.get(mode, 0.0)
+        read = [self._first_preferred(order) for order in orders]
+        values = [None if value is None else unbiased(value, bias) for value in read]
         verdicts = [
             None if value is None else int((value < 0.5) != bool(order))
             for order, value in enumerate(values)

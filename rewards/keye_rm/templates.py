@@ -76,12 +76,18 @@ class Template:
     """Between two marks."""
     join: str = "; "
     """Between the two responses' marks."""
-    first_bias: float = field(default=0.0, metadata={"identity": False})  # measured, not set
-    """Log-odds by which a no_think verdict favours the response shown first, whatever the two are;
-    measured on training pairs after each stage, and taken out again."""
+    first_bias: dict[str, float] = field(
+        default_factory=dict, metadata={"identity": False}
+    )  # measured, not set
+    """Mode → log-odds by which its preferences favour the response shown first, whatever the two
+    are; measured on training pairs after each stage, and taken out again."""
 
     def __post_init__(self) -> None:
         self.dimensions = {name: word for name, word in self.dimensions.items() if word}
+        if not set(self.first_bias) <= set(MODES):
+            raise ValueError(
+                f"template.first_bias={self.first_bias} must name {' or '.join(MODES)}"
+            )
         if len(self.labels) != 2 or len(set(self.labels)) != 2 or not all(self.labels):
             raise ValueError(f"template.labels={self.labels} must be two different words")
         if not self.dimensions or len(set(self.dimensions.values())) != len(self.dimensions):

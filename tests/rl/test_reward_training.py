@@ -19,7 +19,7 @@ from rewards.config import RewardConfig
 from rewards.keye_rm.config import RewardModelConfig
 from rewards.keye_rm.model import KeyeRewardModel
 from rewards.keye_rm.parsing import parse
-from rewards.keye_rm.templates import DIMENSIONS, Template
+from rewards.keye_rm.templates import DIMENSIONS, MODES, Template
 from rewards.keye_rm.world_pairs import WorldPairs
 from rewards.pool import RewardPool
 from rl.config import GspoConfig, RlConfig
@@ -105,7 +105,7 @@ def test_a_measured_bias_outlives_the_next_call_but_not_a_new_training(recipe, t
 
         def body(stage):  # new weights come with a copy of their source's files
             stage.checkpoint.mkdir(parents=True, exist_ok=True)
-            replace(template, first_bias=0.7).save(stage.checkpoint)
+            replace(template, first_bias={"no_think": 0.7}).save(stage.checkpoint)
             return {}
 
         run.stage("reward_sft", [steps], body)
@@ -115,8 +115,8 @@ def test_a_measured_bias_outlives_the_next_call_but_not_a_new_training(recipe, t
 
     policy = train(1)
     assert Template.load(policy) == template
-    replace(template, first_bias=0.3).save(policy)
-    assert Template.load(train(1)).first_bias == 0.3
+    replace(template, first_bias={"think": 0.3}).save(policy)
+    assert Template.load(train(1)).first_bias == {"think": 0.3}
     assert Template.load(train(2)) == template
 
 
@@ -177,7 +177,8 @@ def test_the_recipe_runs_and_runs_no_finished_stage_again(tiny_checkpoint, ray_c
         assert Template.load(run.folder.stage(name).checkpoint) == cfg.reward_training.template
     found = run.folder.stage("reward_sft_measured").summary()["metrics"]
     assert found["modes"]["think"]["malformed"]["value"] == 1.0  # nobody has taught it the form
-    assert found["baselines"]["length"]["n"] == 4 and found["first_bias"] == 0.0
+    assert found["baselines"]["length"]["n"] == 4
+    assert found["first_bias"] == dict.fromkeys(MODES, 0.0)
     records = read_rows(run.folder.stage("reward_sft_measured").path / "pairs.jsonl")
     assert len(records) == 8
 

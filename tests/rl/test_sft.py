@@ -70,6 +70,29 @@ def distance(a, b):
     return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
+def test_only_replies_are_put_through_the_output_layer(
+    one_rank, unbroken, tiny_checkpoint, encoder, tmp_path, monkeypatch
+):
+    from trl.trainer import utils
+
+    scored = []
+    original = utils._ChunkedLogProbFunction.apply
+
+    def counted(hidden, *rest):
+        scored.append(len(hidden))
+        return original(hidden, *rest)
+
+    monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", counted)
+    fine_tune(
+        one_rank, tiny_checkpoint, Conversations(), replace(CONFIG, steps=1), StageDir(tmp_path)
+    )
+    replies = [
+        len(encoder.encode_example(Conversations()(index), str(index))[1])
+        for index in range(CONFIG.batch_size)
+    ]
+    assert scored == [sum(replies)]
+
+
 def test_only_replies_are_learned(unbroken, tiny_checkpoint, encoder):
     """TRL's first loss is the mean negative log-prob of the reply tokens, and of nothing else."""
     model = load_model(tiny_checkpoint, torch.float32)

@@ -17,6 +17,7 @@ from rewards.keye_rm.measures import report
 from rewards.keye_rm.model import Comparison, KeyeRewardModel, load_template
 from rewards.keye_rm.pairs import question
 from rewards.keye_rm.reward import reference, score_groups
+from rewards.keye_rm.templates import MODES
 from rewards.keye_rm.world_pairs import WorldPairs, WorldPairsConfig
 from rewards.pool import RewardFailureError, RewardPool
 from rewards.result import is_correct
@@ -102,15 +103,18 @@ def test_the_liking_for_the_first_place_is_taken_out(engine_pool, encoder, model
         for sample in samples
         for a, b in zip(RESPONSES, "178459", strict=True)
     ]
-    bias = model.measure_first_bias(asked)
+    bias = {mode: model.measure_first_bias(asked, mode) for mode in MODES}
     template = replace(model.template, first_bias=bias)
     fair = KeyeRewardModel(engine_pool, encoder, template, max_tokens=40)
-    assert fair.measure_first_bias(asked) == pytest.approx(bias, abs=1e-4)
-    assert fair.compare(asked, "think")[0].value == model.compare(asked, "think")[0].value
-    chosen = [
-        v for one in fair.compare(asked, "no_think") for v in (one.verdicts[0], 1 - one.verdicts[1])
-    ]
-    assert abs(np.mean(chosen) - 0.5) <= 1 / len(chosen) + 1e-9
+    for mode in MODES:
+        assert fair.measure_first_bias(asked, mode) == pytest.approx(bias[mode], abs=1e-4)
+        read = [one.verdicts for one in fair.compare(asked, mode)]
+        chosen = [forward == 0 for forward, _ in read] + [backward == 1 for _, backward in read]
+        assert abs(np.mean(chosen) - 0.5) <= 1 / len(chosen) + 1e-9
+    (single,) = fair.compare(asked[:1], "no_think", both_orders=False)
+    (biased,) = model.compare(asked[:1], "no_think", both_orders=False)
+    shift = np.log(biased.value / (1 - biased.value)) - np.log(single.value / (1 - single.value))
+    assert shift == pytest.approx(bias["no_think"], abs=1e-3)
 
 
 def test_several_judgements_of_an_order_are_averaged(engine_pool, encoder, model, samples):

@@ -151,6 +151,7 @@ def test_a_response_cannot_speak_as_the_chat():
         ({"highest": 10}, "highest"),
         ({"after": "{a}"}, "after"),
         ({"mark": "{name}"}, "mark"),
+        ({"first_bias": {"both": 0.1}}, "first_bias"),
     ],
 )
 def test_a_template_that_cannot_work_is_refused(change, named):
