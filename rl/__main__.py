@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 from pretrain.run.command import Command, main
-from rl.ablation import AblationConfig, run_ablation
-from rl.compare import CompareConfig, RubricCommandConfig, run_compare, run_rubric
+from rl.comparison.ablation import AblationConfig, run_ablation
+from rl.comparison.command import CompareConfig, RubricCommandConfig, run_compare, run_rubric
 from rl.config import RlConfig
 from rl.evaluate_command import EvaluateConfig, run_evaluate
-from rl.hints import HintsConfig, run_hints
+from rl.hints.command import HintsConfig, run_hints
 from rl.recipes import run_recipe
 from rl.review.command import run_review
 from rl.review.config import ReviewConfig

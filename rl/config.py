@@ -15,15 +15,15 @@ from rewards.keye_rm.config import RewardModelConfig
 from rl.alignment.config import AlignmentConfig
 from rl.dynamic import DynamicConfig
 from rl.evaluate import EvaluationConfig
-from rl.experts_config import ExpertConfig, MergeConfig
-from rl.iterated_config import IteratedConfig
+from rl.experts.config import ExpertConfig, MergeConfig
+from rl.iterated.config import IteratedConfig
 from rl.learner import LearnerConfig
 from rl.long_cot.config import LongCotConfig
-from rl.mpo_config import MpoConfig
+from rl.mpo.config import MpoConfig
 from rl.overlong import OverlongConfig
-from rl.reward_training import RewardTrainingConfig
-from rl.sft import SftConfig
-from rl.sft_stage_config import SftStageConfig
+from rl.reward_model.training import RewardTrainingConfig
+from rl.sft.config import SftStageConfig
+from rl.sft.training import SftConfig
 from rollout.config import EngineConfig, SamplingConfig
 from rollout.hint_sampler import HintConfig
 from rollout.tools.config import ToolConfig

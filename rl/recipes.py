@@ -12,14 +12,14 @@ from pretrain.run.ray_cluster import ray_session
 from rl.alignment.stages import ALIGNMENT_STAGES
 from rl.config import RlConfig
 from rl.evaluate import KINDS, change
-from rl.experts import experts, merge
+from rl.experts.stages import experts, merge
 from rl.figures import draw_overview, draw_samples
-from rl.iterated import iterate
+from rl.iterated.stages import iterate
 from rl.long_cot.stages import LONG_COT_STAGES
-from rl.mpo import mpo
-from rl.reward_stages import REWARD_STAGES, reward_model
+from rl.mpo.stages import mpo
+from rl.reward_model.stages import REWARD_STAGES, reward_model
 from rl.session import Session
-from rl.sft_stage import sft
+from rl.sft.stage import sft
 from rl.stages import STAGES, Run, evaluation, heldout_samples, load_evaluation
 from rl.tool_tasks import with_documents
 

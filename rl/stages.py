@@ -29,7 +29,7 @@ from rl.launch import announce
 from rl.learner import LearnerGroup
 from rl.prompts import PromptSource, open_prompts
 from rl.session import Session
-from rl.sft import run_sft
+from rl.sft.training import run_sft
 from rl.tool_tasks import ToolTasks, cold_start_examples, needs_tools, with_documents
 from rl.train import Job, train
 from rollout.hint_sampler import HintSampler

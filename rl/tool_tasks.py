@@ -207,7 +207,7 @@ class ToolTasks:
 
 
 class ToolTraces:
-    """`examples(i)` for `rl.sft.run_sft`: the solved conversation of task i.
+    """`examples(i)` for `rl.sft.training.run_sft`: the solved conversation of task i.
 
     Results are those of the tools themselves, so a rollout that says the same has the same ids.
 

@@ -24,7 +24,7 @@ from pretrain.run.directory import atomic_write
 from pretrain.run.metrics import read_rows
 from rl.cold_start import ColdStartTraces
 from rl.config import ColdStartConfig
-from rl.iterated_config import IteratedConfig
+from rl.iterated.config import IteratedConfig
 from rl.tables import question
 
 Row = dict[str, Any]

@@ -8,7 +8,7 @@ from typing import Any
 
 from pretrain.data.ingest import FileDataConfig
 from pretrain.run.errors import ConfigError
-from rl.sft import SftConfig
+from rl.sft.training import SftConfig
 
 SCALES = ("tiny", "full")
 DEFAULT_TASKS = {"digits/sum": 1.0, "digits/difference": 1.0, "digits/max": 1.0}

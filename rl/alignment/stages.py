@@ -18,8 +18,8 @@ from rl.alignment.instructions import check_kinds
 from rl.alignment.marks import observe
 from rl.alignment.measure import change, load, measure, report, show
 from rl.alignment.sources import AlignmentPrompts, mix_identity
-from rl.iterated import reward_identity
-from rl.sft import run_sft
+from rl.iterated.stages import reward_identity
+from rl.sft.training import run_sft
 from rl.stages import Run, gspo, tool_identity
 from rl.tool_tasks import with_documents
 

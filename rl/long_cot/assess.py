@@ -19,7 +19,7 @@ from typing import Any
 from pretrain.data.sample import Sample
 from pretrain.run.console import Progress
 from rewards.keye_rm.model import KeyeRewardModel
-from rl.hint_writers import WriterFailure
+from rl.hints.writers import WriterFailure
 from rl.long_cot.config import AssessConfig
 from rl.long_cot.judge import judge_steps, reward_model_findings
 from rl.long_cot.paths import usable

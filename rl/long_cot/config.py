@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pretrain.data.ingest import FileDataConfig
 from pretrain.run.errors import ConfigError
 from rl.endpoint_config import EndpointConfig
-from rl.sft import SftConfig
+from rl.sft.training import SftConfig
 
 MIX_MODES = ("think", "no_think", "auto_think", "agentic")
 WRITERS = ("none", "endpoint", "policy")

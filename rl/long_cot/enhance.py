@@ -18,8 +18,8 @@ import numpy as np
 from pretrain.data.sample import PLACEHOLDERS, Sample
 from pretrain.run.console import Progress
 from pretrain.run.errors import KeyeError
-from rl.hint_prompts import problem
-from rl.hint_writers import WriterFailure
+from rl.hints.prompts import problem
+from rl.hints.writers import WriterFailure
 from rl.long_cot.agentic import calls_tools
 from rl.long_cot.config import EnhanceConfig
 from rl.long_cot.merging import merged_sample, obstacle

@@ -14,8 +14,8 @@ from typing import Any
 from pretrain.data.sample import Sample
 from rewards.judge.templates import CONTROL
 from rewards.keye_rm.model import KeyeRewardModel
-from rl.hint_prompts import problem
-from rl.hint_writers import WriterFailure
+from rl.hints.prompts import problem
+from rl.hints.writers import WriterFailure
 from rl.long_cot.process import Finding
 from rl.long_cot.steps import step_texts
 from rl.long_cot.writers import TextWriter

@@ -1,4 +1,4 @@
-"""Two short questions as one, whose answer is both (SYSTEM's "merging sub-tasks").
+"""Two short questions as one, whose answer is both (the report's "merging sub-tasks").
 
 Invariant: each half of a merged answer is judged by the half's own rule and reference, and a merged
 response is right only if both halves are.

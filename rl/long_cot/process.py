@@ -17,7 +17,7 @@ from rewards.answer import single_answer
 from rewards.rules.math import plain_number
 from rewards.rules.shaping import EQUATION, evaluate, wrong_equations
 from rewards.rules.text import normalise
-from rl.hint_prompts import problem
+from rl.hints.prompts import problem
 from rl.long_cot.config import AssessConfig
 from rl.long_cot.steps import BOUNDARY, step_texts, think_text
 

@@ -16,8 +16,8 @@ from pretrain.data.sample import Sample
 from pretrain.run.console import Progress
 from rewards.result import is_correct
 from rewards.rules.text import normalise
-from rl.hint_prompts import problem
-from rl.hint_writers import WriterFailure
+from rl.hints.prompts import problem
+from rl.hints.writers import WriterFailure
 from rl.long_cot.assess import Assessor
 from rl.long_cot.config import ReviewConfig
 from rl.long_cot.paths import usable

@@ -28,7 +28,7 @@ from pretrain.run.errors import ConfigError, KeyeError
 from pretrain.run.metrics import read_rows
 from pretrain.run.stages import run_stage
 from rewards.keye_rm.model import KeyeRewardModel
-from rl.iterated import reward_identity
+from rl.iterated.stages import reward_identity
 from rl.long_cot.agentic import AgenticTraces
 from rl.long_cot.assess import GRADED, Assessor, assess_paths
 from rl.long_cot.config import LongCotConfig
@@ -43,7 +43,7 @@ from rl.long_cot.score import SCORED, score_rows
 from rl.long_cot.scoring import pool_scorer
 from rl.long_cot.writers import TextWriter, endpoint_writer, policy_writer
 from rl.row_log import RowLog
-from rl.sft import run_sft
+from rl.sft.training import run_sft
 from rl.stages import Run
 from rl.trace_rows import save_rows
 

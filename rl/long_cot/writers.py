@@ -7,7 +7,7 @@ from typing import Any
 
 from pretrain.data.sample import PLACEHOLDERS
 from pretrain.run.errors import ConfigError, KeyeError
-from rl.hint_writers import EndpointWriter, EngineWriter, Messages, Writer, WriterFailure
+from rl.hints.writers import EndpointWriter, EngineWriter, Messages, Writer, WriterFailure
 from rl.long_cot.config import ModelConfig
 from rl.rollouts import Rollouts
 from rollout.config import SamplingConfig

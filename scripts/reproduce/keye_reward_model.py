@@ -31,7 +31,7 @@ from pretrain.training.checkpoint import write_checkpoint
 from rewards.keye_rm.measures import baselines, first_share, is_right, mean
 from rl.config import RlConfig
 from rl.recipes import RUNS, run_recipe
-from rl.reward_stages import RECORDS
+from rl.reward_model.stages import RECORDS
 from rl.statistics import leaf
 
 RESULTS = Path(__file__).resolve().parent / "results"

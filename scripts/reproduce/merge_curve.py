@@ -39,10 +39,10 @@ from pretrain.run.directory import RunDir
 from pretrain.run.errors import KeyeError
 from pretrain.stages.heldout import greedy_correct
 from rl.config import RlConfig
-from rl.merging import merge_checkpoints
+from rl.experts.merging import merge_checkpoints
 from rl.recipes import RUNS, run_recipe
 from rl.row_log import RowLog
-from rl.sft import snapshot
+from rl.sft.training import snapshot
 from rl.statistics import leaf, mean_interval, paired_difference, verdict
 
 RESULTS = Path(__file__).resolve().parent / "results"

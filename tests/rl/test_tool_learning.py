@@ -16,7 +16,7 @@ from rl.gspo import gspo_loss
 from rl.learner_rank import LearnerRank
 from rl.logprobs import ResponseLogprobs
 from rl.sequences import TrainingSequence, check_sequences
-from rl.sft_rank import Collator
+from rl.sft.rank import Collator
 from rollout.tokens import forbidden_ids
 from rollout.tools import ToolResult
 from rollout.tools.traces import ToolTrace

@@ -6,8 +6,8 @@ import pytest
 
 from pretrain.data.stream import WorldStream
 from rewards.keye_rm.model import KeyeRewardModel, load_template
-from rl.compare_judges import Pair, by_reward_model
-from rl.gsb import combine, summary
+from rl.comparison.gsb import combine, summary
+from rl.comparison.judges import Pair, by_reward_model
 
 pytestmark = pytest.mark.slow  # teaching the form takes a minute on quiet cores
 

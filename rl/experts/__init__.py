@@ -1,0 +1,1 @@
+"""Domain experts and their merging back into the policy."""

@@ -1,0 +1,1 @@
+"""Rounds of GSPO, rejection sampling, cold start and filtering."""

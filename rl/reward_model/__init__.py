@@ -1,0 +1,1 @@
+"""Training and measuring the Keye reward model; at work it is `rewards.keye_rm`."""

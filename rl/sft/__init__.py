@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: the trainer that every stage uses, and the stage before preferences."""
