@@ -40,7 +40,7 @@ def first_preferred(verdict: int, logprob: float) -> float:
 def unbiased(preferred: float, bias: float) -> float:
     """A probability without `bias`, log-odds for the first place that have no reason (contextual
     calibration, Zhao et al. 2021, arXiv 2102.09690)."""
-    if preferred in (0.0, 1.0):
+    if not bias or preferred in (0.0, 1.0):
         return preferred
     return 1.0 / (1.0 + math.exp(bias - math.log(preferred / (1.0 - preferred))))
 
