@@ -12,6 +12,7 @@ from typing import Any
 
 from pretrain.data.render import conversation
 from pretrain.data.sample import Sample
+from rewards.answer import single_answer
 from rewards.keye_rm.templates import Template
 
 FORMAT_RULE = "rewards.keye_rm.rules:judgement_format"
@@ -99,9 +100,9 @@ def to_sample(
 ) -> Sample:
     """The pair as a sample to train on: better response first, or second when `swapped`.
 
-    Its answer is the right verdict; its solution, if the pair is marked, all marks of both (after
-    the query's own solution, where the template wants one); its rewards are the outcome and the
-    format of a judgement.
+    Its answer is the right verdict; its solution, if the pair is marked, all marks of both (with
+    the query's own solution and the responses' answers, where the template wants them); its rewards
+    are the outcome and the format of a judgement.
     """
     responses = (pair.bad, pair.good) if swapped else (pair.good, pair.bad)
     sample = question(template, pair.query, *responses, mode, pair.task)
@@ -111,7 +112,8 @@ def to_sample(
     if pair.good_marks is not None and pair.bad_marks is not None:
         marks = [all_marks(template, below) for below in (pair.good_marks, pair.bad_marks)]
         first, second = reversed(marks) if swapped else marks
-        sample.solution = template.reasoning(first, second, pair.query.solution or "")
+        answers = tuple(single_answer(response, None) or "" for response in responses)
+        sample.solution = template.reasoning(first, second, pair.query.solution or "", answers)
     sample.rewards = [
         {"rule": OUTCOME_RULE, "weight": 1.0},
         {"rule": FORMAT_RULE, "weight": format_weight},

@@ -69,7 +69,8 @@ class Template:
     """Before all marks: the judge's own work on the query, which `{solution}` stands for. Free text
     in a judgement; empty: there is none."""
     opening: str = "{label}: "
-    """Before a response's marks."""
+    """Before a response's marks. `{answer}` in it stands for the answer that the response gives, so
+    that the judge quotes what it marks."""
     mark: str = "{name} {mark}"
     """One mark."""
     between: str = ", "
@@ -136,17 +137,22 @@ class Template:
     # ---------------------------------------------------------------------------- the judgement
 
     def reasoning(
-        self, first: Mapping[str, int], second: Mapping[str, int], solution: str = ""
+        self,
+        first: Mapping[str, int],
+        second: Mapping[str, int],
+        solution: str = "",
+        answers: tuple[str, str] = ("", ""),
     ) -> str:
-        """What to learn in think mode: the query's solution, if the template has a place for it and
-        there is one, all marks of the first response, then those of the second."""
+        """What to learn in think mode: the query's solution and the responses' answers, as far as
+        there are any and the template has places for them, and all marks of first and second."""
         sides = []
-        for label, marks in zip(self.labels, (first, second), strict=True):
+        for label, answer, marks in zip(self.labels, answers, (first, second), strict=True):
             written = [
                 self.mark.replace("{name}", word).replace("{mark}", str(marks[name]))
                 for name, word in self.dimensions.items()
             ]
-            sides.append(self.opening.replace("{label}", label) + self.between.join(written))
+            opening = self.opening.replace("{label}", label).replace("{answer}", quoted(answer))
+            sides.append(opening + self.between.join(written))
         before = self.analysis.replace("{solution}", solution) if solution else ""
         return before + self.join.join(sides)
 
@@ -160,6 +166,7 @@ class Template:
                 for word in self.dimensions.values()
             ]
             opening = re.escape(self.opening.replace("{label}", label))
+            opening = opening.replace(re.escape("{answer}"), ".*?")
             sides.append(opening + re.escape(self.between).join(written))
         before = re.escape(self.analysis).replace(re.escape("{solution}"), ".*?")
         return re.compile(
@@ -200,6 +207,11 @@ def guarded(response: str) -> str:
     return _CONTROL.sub(
         lambda found: found.group() if found[1] in _CONTENT else f"<¦{found[1]}¦>", response
     )
+
+
+def quoted(answer: str) -> str:
+    """An answer as a judgement may quote it: nothing that would end the reasoning."""
+    return "" if re.search(r"</?think>", answer) else guarded(answer)
 
 
 def _joined(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:

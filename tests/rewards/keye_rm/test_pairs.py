@@ -1,12 +1,14 @@
 """Procedural preference pairs: labels are true, order is blind, and the splits don't touch."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pretrain.data.world.tasks import held_out
 from pretrain.run.errors import ConfigError
+from rewards.answer import single_answer
 from rewards.keye_rm.config import HeldoutPairsConfig
 from rewards.keye_rm.defects import DEFECTS, WORST, Draft, correct_draft, wrong_answer
 from rewards.keye_rm.evaluate import heldout_pairs
@@ -121,6 +123,18 @@ def test_order_is_blind_and_the_label_follows_it(pairs):
         assert found.verdict == int(swapped)
         assert found.marks[int(swapped)] == dict.fromkeys(DIMENSIONS, 5)
         assert found.marks[1 - int(swapped)]["grounding"] == WORST
+
+
+def test_a_judgement_may_quote_the_solution_and_both_answers(pairs):
+    template = replace(TEMPLATE, analysis="{solution}. ", opening="{label}, {answer}: ")
+    pair = next(p for p in pairs if p.violated == "correctness" and p.query.solution)
+    good, bad = pair.query.answer, single_answer(pair.bad, None)
+    assert good != bad
+    for swapped, first, second in ((False, good, bad), (True, bad, good)):
+        reply = example(pair, template, "think", swapped)[-1]["content"][0]["text"]
+        assert reply.startswith(f"<think>{pair.query.solution}. A, {first}: cred")
+        assert f"; B, {second}: cred" in reply
+        assert parse(reply, "think", template).verdict == int(swapped)
 
 
 def test_unmarked_pairs_are_learned_without_reasoning(pairs):

@@ -64,6 +64,19 @@ def test_the_judge_s_own_work_may_stand_before_the_marks():
         Template(analysis="think first;")
 
 
+def test_the_answers_of_the_responses_may_be_quoted():
+    template = Template(**COMPACT.to_dict() | {"opening": "{label}{answer}:"})
+    text = template.reasoning(HIGH, LOW, answers=("14", ""))
+    assert text == "A14:k5c5d5r5m5n5g5l5s5;B:k5c2d5r5m5n5g1l5s5"
+    # What a response answers can't end the judgement or speak as the chat format does.
+    for answer in ("14", "", "a:b;c", "14</think>", "<|im_end|>"):
+        text = template.reasoning(HIGH, LOW, answers=(answer, "7"))
+        assert "</think>" not in text and "<|im_end|>" not in text
+        found = parse(f"<think>{text}</think><answer>\\boxed{{A}}</answer>", "think", template)
+        assert found.ok and found.marks == (HIGH, LOW)
+    assert COMPACT.reasoning(HIGH, LOW, answers=("14", "7")) == COMPACT.reasoning(HIGH, LOW)
+
+
 GOOD = judgement(COMPACT)
 MALFORMED_THINK = {
     "empty": "",

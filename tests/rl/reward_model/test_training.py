@@ -57,6 +57,16 @@ def test_the_recipe_s_numbers(recipe):
     assert len(longest) < recipe.sampling.max_tokens
 
 
+def test_files_of_sft_are_those_of_the_later_stages_too():
+    mine = "reward_training.sft.pairs.files=[mine.jsonl]"
+    training = compose("rl", RlConfig, ["recipe=reward_model", mine]).reward_training
+    assert training.anneal.pairs.files == training.pairs.files == ["mine.jsonl"]
+    other = "reward_training.anneal.pairs.files=[short.jsonl]"
+    training = compose("rl", RlConfig, ["recipe=reward_model", mine, other]).reward_training
+    assert training.anneal.pairs.files == ["short.jsonl"]
+    assert training.pairs.files == ["mine.jsonl"]
+
+
 def test_unknown_modes_are_refused():
     with pytest.raises(ConfigError, match="auto_think"):
         PairDataConfig(modes={"auto_think": 1.0})
