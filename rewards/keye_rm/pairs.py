@@ -112,7 +112,7 @@ def to_sample(
     if pair.good_marks is not None and pair.bad_marks is not None:
         marks = [all_marks(template, below) for below in (pair.good_marks, pair.bad_marks)]
         first, second = reversed(marks) if swapped else marks
-        answers = tuple(single_answer(response, None) or "" for response in responses)
+        answers = [single_answer(response, None) or "" for response in responses]
         sample.solution = template.reasoning(first, second, pair.query.solution or "", answers)
     sample.rewards = [
         {"rule": OUTCOME_RULE, "weight": 1.0},

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ class Template:
         first: Mapping[str, int],
         second: Mapping[str, int],
         solution: str = "",
-        answers: tuple[str, str] = ("", ""),
+        answers: Sequence[str] = ("", ""),
     ) -> str:
         """What to learn in think mode: the query's solution and the responses' answers, as far as
         there are any and the template has places for them, and all marks of first and second."""

@@ -104,8 +104,8 @@ def measured(name: str) -> Callable[[Run], None]:
                 max_tokens=run.cfg.sampling.max_tokens,
                 samples=cfg.heldout.samples,
             )
-            known = calibration(cfg, folder.path)
-            bias = {mode: model.measure_first_bias(known, mode) for mode in cfg.heldout.modes}
+            known = {mode: calibration(cfg, mode, folder.path) for mode in cfg.heldout.modes}
+            bias = {mode: model.measure_first_bias(own, mode) for mode, own in known.items()}
             model.template = replace(cfg.template, first_bias=bias)
             model.template.save(run.policy())
             pairs = heldout_pairs(cfg.heldout, folder.path)
@@ -119,11 +119,11 @@ def measured(name: str) -> Callable[[Run], None]:
     return stage
 
 
-def calibration(cfg: RewardTrainingConfig, folder: Path) -> list[Comparison]:
+def calibration(cfg: RewardTrainingConfig, mode: str, folder: Path) -> list[Comparison]:
     """Pairs of SFT's source behind all that it has seen (of files: of a further epoch)."""
     source = open_pairs(cfg.sft.pairs, cfg.sft.pairs.world, folder)
     first = cfg.sft.sft.steps * cfg.sft.sft.batch_size
-    pairs = [source[first + k] for k in range(cfg.calibration_pairs)]
+    pairs = [source[first + k] for k in range(cfg.calibration_pairs[mode])]
     return [Comparison(pair.query, pair.good, pair.bad, pair.task) for pair in pairs]
 
 

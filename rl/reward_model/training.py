@@ -73,12 +73,18 @@ class RewardTrainingConfig:
     """Weight of the format reward beside the outcome's 1."""
     heldout: HeldoutPairsConfig = field(default_factory=HeldoutPairsConfig)
     """What is measured after each stage."""
-    calibration_pairs: int = 400
-    """Training pairs on which the liking for the first place is measured before."""
+    calibration_pairs: dict[str, int] = field(
+        default_factory=lambda: {"think": 400, "no_think": 2000}
+    )
+    """Training pairs on which each mode's liking for the first place is measured before. Few of the
+    verdicts depend on the place, so it takes many; in think mode each costs a whole reasoning."""
 
     def __post_init__(self) -> None:
-        if self.calibration_pairs < 1:
-            raise ConfigError(f"calibration_pairs={self.calibration_pairs} must be at least 1")
+        counts = self.calibration_pairs
+        if set(counts) != set(MODES) or min(counts.values()) < 1:
+            raise ConfigError(
+                f"calibration_pairs={counts} must give {' and '.join(MODES)} at least 1"
+            )
 
 
 class _Drawn:

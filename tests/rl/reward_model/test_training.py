@@ -98,12 +98,14 @@ def test_examples_follow_from_their_index_in_any_process(recipe, tmp_path):
 
 
 def test_the_bias_is_measured_on_pairs_that_sft_has_not_seen(recipe, tmp_path):
-    training = replace(recipe.reward_training, calibration_pairs=3)
+    counts = {"think": 2, "no_think": 3}
+    training = replace(recipe.reward_training, calibration_pairs=counts)
     seen = training.sft.sft.steps * training.sft.sft.batch_size
     expected = [WorldPairs(training.sft.pairs.world)[seen + k].good for k in range(3)]
-    assert [asked.first for asked in calibration(training, tmp_path)] == expected
-    with pytest.raises(ConfigError, match="calibration_pairs=0 must be at least 1"):
-        replace(training, calibration_pairs=0)
+    assert [asked.first for asked in calibration(training, "no_think", tmp_path)] == expected
+    assert [asked.first for asked in calibration(training, "think", tmp_path)] == expected[:2]
+    with pytest.raises(ConfigError, match="must give think and no_think at least 1"):
+        replace(training, calibration_pairs=counts | {"think": 0})
 
 
 def test_a_measured_bias_outlives_the_next_call_but_not_a_new_training(recipe, tmp_path):
@@ -171,7 +173,10 @@ def test_the_recipe_runs_and_runs_no_finished_stage_again(tiny_checkpoint, ray_c
     quick += ["gspo.steps=1", "gspo.prompts_per_step=4", "gspo.group_size=4"]
     quick += ["learner.world_size=1", "engine.count=1", "engine.cpus=0.1", "engine.hang_seconds=60"]
     quick += ["reward_training.heldout.pairs=4", "reward_training.heldout.length_pairs=0"]
-    quick += ["reward_training.heldout.samples=2", "reward_training.calibration_pairs=3"]
+    quick += [
+        "reward_training.heldout.samples=2",
+        "reward_training.calibration_pairs={think: 3, no_think: 3}",
+    ]
     quick += ["learner.mini_batches=1", "wandb.mode=disabled"]
     stages = [name for name in REWARD_STAGES if name != "reward_gspo"]  # a random policy can't win
     cfg = compose("rl", RlConfig, ["recipe=reward_model", *quick])
