@@ -234,8 +234,8 @@ def _draw_dimensions(axes: Any, last: dict[str, Any]) -> None:
         axes.bar(place, values, 0.38, yerr=_error(leaves), capsize=2, label=mode)
     axes.axhline(last["baselines"]["length"]["value"], color="black", ls=":", label="length only")
     axes.set_xticks(np.arange(len(names)) + 0.2, names, rotation=40, ha="right")
-    axes.set(ylabel="held-out accuracy", ylim=(0, 1), title="by violated dimension, after GSPO")
-    axes.legend(loc="lower right")
+    axes.set(ylabel="held-out accuracy", ylim=(0, 1.15), title="by violated dimension, after GSPO")
+    axes.legend(loc="upper center", ncols=3, fontsize="small")
 
 
 def _draw_length(axes: Any, seeds: dict[str, Any]) -> None:
