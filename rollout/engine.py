@@ -131,6 +131,7 @@ class Engine:
         model = self._llm.vllm_config.model_config.hf_config
         self._forbidden = dict.fromkeys(forbidden_ids(tokenizer, model), FORBIDDEN_BIAS)
         self._stop = stop_ids(tokenizer)
+        self._warm_up()
 
     def _load(self, checkpoint: str) -> LLMEngine:
         from vllm import EngineArgs
@@ -163,6 +164,16 @@ class Engine:
         if self._own_noise:
             llm.collective_rpc(noise.install)
         return llm
+
+    def _warm_up(self) -> None:
+        """Two tokens after one: what vLLM compiles in its first step belongs to the start.
+
+        On a machine where nothing is compiled yet and that is busy, the compiler alone, or waiting
+        for that of another engine, takes longer than `hang_seconds`.
+        """
+        ids = self._stop[:1] or [0]
+        request = PromptRequest("warm-up", np.asarray(ids, np.int32), ids, {}, {}, seeds=[0])
+        self.generate([request], SamplingConfig(max_tokens=2, ignore_eos=True))
 
     # ------------------------------------------------------------------------------ generation
 

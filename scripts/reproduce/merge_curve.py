@@ -7,7 +7,9 @@ answer held-out OCR questions and all other direct tasks, greedily.
 Two relations are checked, with paired 95 % intervals over prompts (answers averaged over seeds):
 
 * merged > base and merged > expert on OCR, at the step where merging does best;
-* merged quality rises from the base's (step 0) and falls again by the last step.
+* merged quality rises from the base's (step 0) and falls again by the last step;
+
+and, at the same step, what an expert costs on all other tasks and how much a merge gives back.
 
 That step is chosen on validation prompts, so nothing is chosen on the test prompts; corpus, rate
 and steps were fixed before the first run. Run it again after an interruption: what is finished is
@@ -162,8 +164,8 @@ def best_step(validation: Curves) -> int:
     return min(means, key=lambda step: (-means[step], step))
 
 
-def relations(test: Curves, step: int, last: int) -> dict[str, Any]:
-    """Both relations: differences and verdicts."""
+def relations(test: Curves, others: Curves, step: int, last: int) -> dict[str, Any]:
+    """Both relations on OCR, differences and verdicts; what expert and merge do to other tasks."""
     base, merged, expert = test["base", 0], test["merged", step], test["expert", step]
     over_base, over_expert = paired_difference(base, merged), paired_difference(expert, merged)
     fall = paired_difference(test["merged", last], merged)
@@ -178,6 +180,14 @@ def relations(test: Curves, step: int, last: int) -> dict[str, Any]:
             "verdict": verdict([over_base, fall]),
             "rise": over_base.to_dict(),
             "fall": fall.to_dict(),
+        },
+        "others": {
+            "expert_over_base": paired_difference(
+                others["base", 0], others["expert", step]
+            ).to_dict(),
+            "merged_over_expert": paired_difference(
+                others["expert", step], others["merged", step]
+            ).to_dict(),
         },
     }
 
@@ -202,7 +212,7 @@ def report(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> dict[
         "lr": args.lr,
         "prompts": args.prompts,
         "chosen_step": step,
-        "relations": relations(test, step, args.steps[-1]),
+        "relations": relations(test, curves(rows, "test", OTHERS), step, args.steps[-1]),
         "accuracy": accuracy,
         "ocr_by_seed": {
             row["id"]: float(np.mean([row["test"][task] for task in OCR])) for row in rows
@@ -212,7 +222,9 @@ def report(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> dict[
 
 def markdown(result: dict[str, Any]) -> str:
     """The committed table."""
-    both, shape = (result["relations"][name] for name in ("beats_both", "rises_then_falls"))
+    both, shape, others = (
+        result["relations"][name] for name in ("beats_both", "rises_then_falls", "others")
+    )
     words = " ".join(map(str, result["seeds"]))
     lines = [
         "# An OCR expert merged with its base",
@@ -234,6 +246,10 @@ def markdown(result: dict[str, Any]) -> str:
         f"| merged quality rises, then falls with the expert's steps | **{shape['verdict']}** | "
         f"from the base {leaf(shape['rise'], True)}, above the last step "
         f"{leaf(shape['fall'], True)} |",
+        "",
+        f"On the other tasks, at that step: the expert over the base "
+        f"{leaf(others['expert_over_base'], True)}, the merge over the expert "
+        f"{leaf(others['merged_over_expert'], True)}.",
         "",
         "| expert's steps | OCR: expert | OCR: merged | other tasks: expert | other: merged |",
         "|---|---|---|---|---|",

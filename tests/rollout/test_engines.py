@@ -44,6 +44,12 @@ def assert_equal(groups, others):
             assert (a.sample_id, a.finish_reason, a.seed) == (b.sample_id, b.finish_reason, b.seed)
 
 
+def test_started_engines_have_made_their_first_step(two_engines):
+    """What it compiles takes longer than `hang_seconds` on a busy machine: it's the start's."""
+    steps = [ray.get(two_engines._control(i, "progress"))[1] for i in (0, 1)]
+    assert min(steps) >= 2
+
+
 def test_two_engines_equal_one(two_engines, engine_pool, prompts):
     sampling = SamplingConfig(max_tokens=32)
     arguments = {"seeds": list(range(10)), "n": 4, "sample_ids": [f"s{i}" for i in range(10)]}

@@ -57,6 +57,9 @@ def test_verdicts(
     found = (relations["beats_both"]["verdict"], relations["rises_then_falls"]["verdict"])
     assert found == verdicts
     assert result["accuracy"]["ocr"]["base/0"]["n"] == 900
+    at = (10, 20, 40).index(step)
+    elsewhere = relations["others"]["merged_over_expert"]["value"]
+    assert elsewhere == pytest.approx(merged[at] - expert[at], abs=0.05)
     text = script.markdown(result)
     assert f"**{verdicts[0]}**" in text and f"| {step} |" in text
     script.draw(result, tmp_path / "merge.png")
