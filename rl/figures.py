@@ -19,7 +19,9 @@ from matplotlib.figure import Figure
 from pretrain.run.metrics import read_rows
 
 CAPTION_WIDTH = 42
-"""Characters of a caption's line under a picture of three inches."""
+"""Characters of a caption's line above a picture of three inches."""
+LINE_INCHES = 0.13
+"""Height of such a line."""
 BEFORE, AFTER, ACCENT = "#9aa5b1", "#2166ac", "#d6604d"
 
 
@@ -124,16 +126,21 @@ def draw_overview(summary: Mapping[str, Any], metrics: Path, out: Path) -> Path:
 def draw_samples(
     images: Sequence[np.ndarray], captions: Sequence[str], out: Path, *, columns: int = 4
 ) -> Path:
-    """Draw a sheet of `images` (uint8 `[H, W, 3]`) with a caption under each."""
+    """Draw a sheet of `images` (uint8 `[H, W, 3]`) with a caption above each."""
+    texts = [
+        [part for line in caption.splitlines() for part in wrap(line, CAPTION_WIDTH)]
+        for caption in captions
+    ]
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(3 * columns, 3.6 * rows), layout="constrained")
+    height = 3.1 + LINE_INCHES * max(map(len, texts))
+    figure = Figure(figsize=(3 * columns, height * rows))
+    figure.set_layout_engine("constrained", h_pad=0.12)
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, image, caption in zip(grid.flat, images, captions, strict=False):
+    for axes, image, lines in zip(grid.flat, images, texts, strict=False):
         axes.imshow(image, interpolation="nearest")
-        lines = [part for line in caption.splitlines() for part in wrap(line, CAPTION_WIDTH)]
         # `$` and `\` in a response are text here, never mathematics for matplotlib to parse.
         axes.set_title("\n".join(lines), fontsize=7, loc="left", parse_math=False)
     figure.savefig(out, dpi=110)
