@@ -167,7 +167,7 @@ class RlConfig:
     """The LongCoT cold start: stages long_cot (or long_cot_enhance, …_paths, …_assess, …_review,
     …_score) and long_cot_sft."""
     hints: HintConfig = field(default_factory=HintConfig)
-    """Progressive hints for prompts that no response solves."""
+    """Progressive hints for prompts that no response solves (stages `gspo` and `iterate`)."""
     dynamic: DynamicConfig = field(default_factory=DynamicConfig)
     """How far a step goes for groups that it can learn from."""
     overlong: OverlongConfig = field(default_factory=OverlongConfig)

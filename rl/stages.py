@@ -32,6 +32,7 @@ from rl.session import Session
 from rl.sft.training import run_sft
 from rl.tool_tasks import ToolTasks, cold_start_examples, needs_tools, with_documents
 from rl.train import Job, train
+from rollout.config import HintConfig
 from rollout.hint_sampler import HintSampler
 
 RECORDS = "evaluation.jsonl"
@@ -135,13 +136,15 @@ def gspo(
     prompts: Callable[[Path], PromptSource] | None = None,
     identity: Any = None,
     observe: Callable[[Sequence[Group]], dict[str, float]] | None = None,
+    hinted: bool = True,
 ) -> None:
     """The RL loop in stage `name`; by default on the configured data.
 
     Other `prompts` are opened with the stage's folder, and `identity` says what decides them.
-    `observe` adds metrics of a step's groups.
+    `observe` adds metrics of a step's groups. Without `hinted` no prompt is asked again with a
+    hint, whatever the configuration says of other stages.
     """
-    cfg = run.cfg
+    cfg = run.cfg if hinted else replace(run.cfg, hints=HintConfig())
     source = run.policy()
     opened = prompts or (lambda folder: open_prompts(cfg.data, folder))
 

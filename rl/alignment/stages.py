@@ -112,7 +112,8 @@ def alignment_sft(run: Run) -> None:
 
 
 def alignment_gspo(run: Run) -> None:
-    """GSPO on the mix, every figure logged."""
+    """GSPO on the mix, every figure logged. A hint helps to an answer, not to following a request:
+    there are none here, also where `iterate` before it has some."""
     cfg = check(run)
     announce_mix(cfg)
 
@@ -120,7 +121,7 @@ def alignment_gspo(run: Run) -> None:
         return AlignmentPrompts(cfg, folder)
 
     identity = [mix_identity(cfg), *reward_identity(run)]
-    gspo(run, "alignment_gspo", prompts, identity, observe=observe)
+    gspo(run, "alignment_gspo", prompts, identity, observe=observe, hinted=False)
 
 
 ALIGNMENT_STAGES: dict[str, Callable[[Run], None]] = {

@@ -22,6 +22,9 @@ class IteratedConfig:
     spoiled_share: float = 0.0
     """Share of the tiny world's traces that get the reply of another question of their task. Its
     own traces are perfect, which nobody's are: so there is something to replace."""
+    first_cold_start: bool = True
+    """Round 0 fine-tunes the policy on the rows before its GSPO. False for a policy that has had
+    its cold start (`recipe=full`): round 0 is then GSPO alone."""
     samples: int = 8
     """Responses that the RL policy gives to each cold-start row."""
     margin: float = 0.0

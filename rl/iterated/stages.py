@@ -9,7 +9,8 @@
 | `roundK/gspo` | the new cold-start model, on the kept prompts | checkpoint |
 | `roundK/evaluate` | the held-out samples | evaluation.jsonl |
 
-Round 0 is the plain recipe: cold start and GSPO on all data. Each stage is one of the run's own
+Round 0 is the plain recipe: cold start (unless `first_cold_start` says that there was one) and GSPO
+on all data. Each stage is one of the run's own
 stages: complete ones are skipped, an interrupted one goes on, more rounds can be added later.
 """
 
@@ -45,7 +46,8 @@ def iterate(run: Run) -> None:
     for number in range(run.cfg.rounds + 1):
         if number:
             rows = _rejection(run, number, rows)
-        _cold_start(run, number, rows, base, base_stage)
+        if number or run.cfg.iterated.first_cold_start:
+            _cold_start(run, number, rows, base, base_stage)
         if number:
             _filtered_gspo(run, number)
         else:

@@ -70,7 +70,7 @@ def reward_gspo(run: Run) -> None:
         return JudgementPrompts(cfg, folder)
 
     before = run.folder.stage("reward_gspo").summary()
-    gspo(run, "reward_gspo", prompts, [cfg.pairs, cfg.template, cfg.format_weight])
+    gspo(run, "reward_gspo", prompts, [cfg.pairs, cfg.template, cfg.format_weight], hinted=False)
     keep_template(run, "reward_gspo", cfg.template, before)
 
 

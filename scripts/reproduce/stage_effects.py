@@ -6,6 +6,7 @@ numbers are `recipe=full`'s, without the reward model. After each the same held-
 asked; a change is paired over them, answers averaged over the seeds.
 
 Alignment has held-out prompts of its own, of each of its sources: they are asked before and after.
+Whether a stage does what it is for is decided by one measure, fixed before the first run: `CLAIMS`.
 Run it again after an interruption: what is finished is kept.
 """
 
@@ -32,7 +33,7 @@ from rl.config import RlConfig
 from rl.evaluate import Evaluation, mean_values
 from rl.recipes import RUNS, run_recipe
 from rl.stages import load_evaluation
-from rl.statistics import leaf, mean_interval, paired_difference
+from rl.statistics import Estimate, leaf, mean_interval, paired_difference, verdict
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SHARED = {"base": "evaluate_base", "SFT": "evaluate_sft", "MPO": "evaluate_mpo"}
@@ -47,6 +48,20 @@ BY_SEED = {
 """What is measured → the stage that measures it."""
 KINDS = ("greedy", "sampled")
 ALL = "all tasks"
+CLAIMS = {
+    "SFT": ("no_think", "greedy"),
+    "MPO": ("no_think", "greedy"),
+    "cold start": ("think", "greedy"),
+    "LongCoT": ("think", "greedy"),
+    "merged": ("no_think", "greedy"),
+    "RL": ("think", "sampled"),
+    "iterated": ("think", "sampled"),
+}
+"""Stage → mode and measure, over all tasks, that must rise from the stage before."""
+ALIGNED_CLAIMS = {
+    mode: (f"format/{mode}", f"instructions/{mode}/correct") for mode in ("think", "no_think")
+}
+"""Mode → figures of alignment's own prompts that must all rise."""
 ALIGNMENT = ("alignment_before", "alignment_after")
 SOURCES = ("general", "instructions", "formats", "steps")
 """Alignment's sources in `recipe=full` without a reward model."""
@@ -115,17 +130,37 @@ def report(shared: RunDir, seeds: dict[int, RunDir]) -> dict[str, Any]:
     }
     first = evaluations["base"][0]
     tasks = [ALL, *sorted({record["task_type"] for record in first.records})]
+    modes = {
+        mode: {
+            kind: {task: _row(evaluations, mode, kind, task) for task in tasks} for kind in KINDS
+        }
+        for mode in first.modes()
+    }
+    alignment = alignment_changes(list(seeds.values()))
     return {
         "seeds": list(seeds),
         "columns": list(evaluations),
-        "modes": {
-            mode: {
-                kind: {task: _row(evaluations, mode, kind, task) for task in tasks}
-                for kind in KINDS
-            }
-            for mode in first.modes()
-        },
-        "alignment": alignment_changes(list(seeds.values())),
+        "relations": relations(modes, alignment),
+        "modes": modes,
+        "alignment": alignment,
+    }
+
+
+def relations(modes: dict[str, Any], alignment: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """`{relation: {verdict, evidence: {measure: change}}}`."""
+    evidence = {
+        f"{column} improves on the stage before": {
+            f"{mode}, {kind}": modes[mode][kind][ALL][column]["step"]
+        }
+        for column, (mode, kind) in CLAIMS.items()
+    }
+    for mode, figures in ALIGNED_CLAIMS.items():
+        found = {name: alignment[name]["change"] for name in figures if name in alignment}
+        evidence[f"alignment helps in {mode}"] = found
+    return {
+        name: {"verdict": verdict([Estimate(**own) for own in found.values()]), "evidence": found}
+        for name, found in evidence.items()
+        if found
     }
 
 
@@ -184,6 +219,11 @@ def markdown(result: dict[str, Any], args: argparse.Namespace) -> str:
         "answers averaged over the seeds; **bold** where its 95 % interval excludes 0.",
         "",
     ]
+    lines += ["| relation | verdict | change |", "|---|---|---|"]
+    for name, own in result["relations"].items():
+        changes = "; ".join(f"{what} {leaf(cell, True)}" for what, cell in own["evidence"].items())
+        lines.append(f"| {name} | **{own['verdict']}** | {changes} |")
+    lines.append("")
     for mode, kinds in result["modes"].items():
         for kind, tasks in kinds.items():
             lines += [f"## {mode}, {kind}", "", f"| task | {' | '.join(columns)} |"]

@@ -58,7 +58,7 @@ def save_alignment(folder: RunDir, stage: str, value: float, failed: int) -> Non
             "kind": "json",
             "mode": "think",
             "task_type": "digits/sum",
-            "sampled": {} if k == failed else {"correct": value},
+            "sampled": {} if k == failed else {"correct": value, "format": value},
         }
         for k in range(4)
     ]
@@ -91,10 +91,16 @@ def test_changes_of_the_stages_are_paired_and_averaged_over_seeds(tmp_path):
     assert odd == pytest.approx([10 / 15, 11 / 15])
     assert list(tasks) == ["all tasks", "digits/max", "digits/sum"]
     # Of prompts 0 to 3 only number 2 has marks in all four measurements.
+    relations = result["relations"]
+    assert relations["MPO improves on the stage before"]["verdict"] == "not reproduced"
+    assert relations["SFT improves on the stage before"]["verdict"] == "undecided"
+    assert relations["cold start improves on the stage before"]["verdict"] == "reproduced"
+    assert relations["alignment helps in think"]["evidence"].keys() == {"format/think"}
     cell = result["alignment"]["formats/think/correct"]
     assert cell["change"]["value"] == 0.5 and cell["change"]["n"] == 1
     text = stages.markdown(result, stages.parse(["--seeds", "0", "1", "--set", "gspo.steps=5"]))
     assert "`./scripts/reproduce/stages --seeds 0 1 --set gspo.steps=5`" in text
+    assert "| cold start improves on the stage before | **reproduced** | think, greedy +0." in text
     assert "| all tasks | 0.333 | 0.400 (+0.067) | 0.400 (+0.000) | 0.700 (**+0.300**)" in text
     stages.draw(result, tmp_path / "stages.png")
     assert (tmp_path / "stages.png").stat().st_size > 5_000
