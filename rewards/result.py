@@ -41,12 +41,14 @@ class Score:
     """All rules of one response: `parts` by name, and their weighted `total`.
 
     `total` is None if any part failed. `verifiers` names the parts whose rules judge whether the
-    answer is right (as opposed to shaping rules such as format or length).
+    answer is right (as opposed to shaping rules such as format or length). `by_model`: a reward
+    model is all that judges the answer; it prefers, and no value of it says "right".
     """
 
     total: float | None
     parts: dict[str, RewardResult]
     verifiers: tuple[str, ...] = ()
+    by_model: bool = False
 
     @property
     def failed(self) -> bool:

@@ -51,6 +51,15 @@ class Group:
         return bool(self.correct.any())
 
     @property
+    def accuracy(self) -> float | None:
+        """Share of correct responses among those whose rewards are known. None where none is, and
+        where only a reward model judges: it prefers, and calls nothing right."""
+        known = ~np.isnan(self.rewards)
+        if not known.any() or any(score.by_model for score in self.scores):
+            return None
+        return float(self.correct[known].mean())
+
+    @property
     def informative(self) -> bool:
         """Whether the rewards differ: only then has the group a gradient."""
         known = self.rewards[~np.isnan(self.rewards)]

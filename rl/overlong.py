@@ -75,7 +75,8 @@ def shape(groups: Sequence[Group], cfg: OverlongConfig, max_tokens: int) -> list
 
 def _punished(score: Score, value: float) -> Score:
     # With no verifier among them, all parts decide whether a response is correct: not this one.
-    return Score(
+    return replace(
+        score,
         total=None if score.total is None else score.total + value,
         parts=score.parts | {PART: RewardResult(value)},
         verifiers=score.verifiers or tuple(score.parts),

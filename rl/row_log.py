@@ -21,7 +21,7 @@ class RowLog:
 
     Args:
         path: the file; made with its folder if it is absent. A last line that a kill has cut off is
-            removed.
+            removed; a whole one that only lacks its line feed (an editor's) is kept.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +31,11 @@ class RowLog:
             with open(path, "ab+") as file:
                 file.seek(0)
                 content = file.read()
-                file.truncate(content.rfind(b"\n") + 1)
+                end = content.rfind(b"\n") + 1
+                if _is_row(content[end:]):
+                    file.write(b"\n")
+                else:
+                    file.truncate(end)
         self.ids: set[str] = {row["id"] for row in self.rows()}
         """Ids of the rows that are in the file."""
 
@@ -60,6 +64,13 @@ class RowLog:
             file.flush()
             os.fsync(file.fileno())
         self.ids |= {row["id"] for row in rows}
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def digests(files: Sequence[str]) -> list[str]:

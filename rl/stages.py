@@ -16,7 +16,7 @@ from pretrain.data.sample import Sample
 from pretrain.data.stream import heldout
 from pretrain.policy.model import parameter_count
 from pretrain.run.command import config_dict
-from pretrain.run.directory import RunDir, StageDir
+from pretrain.run.directory import RunDir, StageDir, read_json
 from pretrain.run.errors import KeyeError
 from pretrain.run.metrics import MetricLogger
 from pretrain.run.stages import run_stage
@@ -111,7 +111,8 @@ def evaluation(run: Run, name: str) -> None:
             "behaviour": result.behaviour(),
         }
 
-    run.stage(name, [cfg, run.cfg.sampling, *tool_identity(run.cfg)], body)
+    how = [cfg, run.cfg.sampling, *reward_identity(run.cfg), *tool_identity(run.cfg)]
+    run.stage(name, how, body)
 
 
 def heldout_samples(cfg: EvaluationConfig, folder: Path) -> list[Sample]:
@@ -176,6 +177,15 @@ def gspo(
     run.advance(name)
 
 
+def reward_identity(cfg: RlConfig) -> list[Any]:
+    """What of the rewards' settings decides a total: not how many workers compute it."""
+    model = cfg.reward_model.checkpoint
+    if model:  # one that was trained anew lies at the same place
+        made = read_json(Path(model).parent / "summary.json").get("hash", "")
+        model = f"{model} {made}".rstrip()
+    return [cfg.rewards.normalise, cfg.rewards.clip, cfg.rewards.routes, model]
+
+
 def tool_identity(cfg: RlConfig) -> list[Any]:
     """The tools' settings where there are tools."""
     return [{"tools": cfg.tools}] if cfg.tools.names else []
@@ -184,7 +194,7 @@ def tool_identity(cfg: RlConfig) -> list[Any]:
 def _gspo_identity(cfg: RlConfig) -> list[Any]:
     """What decides the outcome; what is switched off doesn't, whatever its other settings."""
     hints = cfg.hints if cfg.hints.max_level else {"max_level": 0}
-    parts = [cfg.gspo, cfg.data, hints, cfg.learner, cfg.sampling]
+    parts = [cfg.gspo, cfg.data, hints, cfg.learner, cfg.sampling, *reward_identity(cfg)]
     parts += [{"dynamic": cfg.dynamic}] if cfg.dynamic.on else []
     parts += tool_identity(cfg)
     parts += [{"reward_model": cfg.reward_model}] if cfg.reward_model.checkpoint else []

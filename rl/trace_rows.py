@@ -21,6 +21,7 @@ from pretrain.data.ingest import SampleFiles
 from pretrain.data.render import render, reply
 from pretrain.data.sample import Sample, SampleError
 from pretrain.run.directory import atomic_write
+from pretrain.run.errors import KeyeError
 from pretrain.run.metrics import read_rows
 from rl.cold_start import ColdStartTraces
 from rl.config import ColdStartConfig
@@ -35,6 +36,22 @@ class SampleSource(Protocol):
 
     def __getitem__(self, index: int) -> Sample:
         """Sample `index` with its media."""
+
+
+def sample_of(source: SampleSource, row: Row) -> Sample:
+    """The row's sample, media included.
+
+    Raises `KeyeError` when another sample is at its place by now: rows are told apart by position
+    among the good ones, and a medium that was lost or mended since moves those behind it.
+    """
+    sample = source[row["index"]]
+    if sample.id != row["id"]:
+        raise KeyeError(
+            f"row {row['id']!r} was made when sample {row['index']} of the data was that one; now "
+            f"it is {sample.id!r}. A picture or video was lost or mended meanwhile: restore it, or "
+            "start another run, whose rows are made of the data as it is now."
+        )
+    return sample
 
 
 def open_source(cfg: IteratedConfig, cold_start: ColdStartConfig, folder: Path) -> SampleSource:
@@ -112,12 +129,12 @@ class TraceExamples:
 
     def __init__(self, source: SampleSource, path: Path, seed: int) -> None:
         self.source, self.path, self.seed = source, path, seed
-        self.rows = [(row["index"], row["response"]) for row in read_rows(path)]
+        self.rows = read_rows(path)
 
     def __call__(self, index: int) -> list[dict[str, Any]]:
         """The conversation of example `index`, the assistant's turn last."""
         epoch, place = divmod(index, len(self.rows))
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
-        number, response = self.rows[int(order[place])]
-        turn = {"role": "assistant", "content": [{"type": "text", "text": response}]}
-        return [*render(self.source[number]), turn]
+        row = self.rows[int(order[place])]
+        turn = {"role": "assistant", "content": [{"type": "text", "text": row["response"]}]}
+        return [*render(sample_of(self.source, row)), turn]

@@ -117,7 +117,12 @@ def sample_groups(
             return groups
 
         groups, counted = job.hints.sample(
-            chosen, generate, is_solved=lambda g: g.solved, tokens=lambda g: g.tokens
+            chosen,
+            generate,
+            is_solved=lambda g: g.solved,
+            # Where nothing is known to be wrong, a hint has nothing to mend.
+            needs_hint=lambda g: g.accuracy == 0,
+            tokens=lambda g: g.tokens,
         )
         counts.add(counted)
         return groups

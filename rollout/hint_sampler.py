@@ -114,6 +114,7 @@ class HintSampler:
         generate: Generate[GroupT],
         is_solved: Callable[[GroupT], bool],
         tokens: Callable[[GroupT], float] = lambda group: 0.0,
+        needs_hint: Callable[[GroupT], bool] | None = None,
     ) -> tuple[list[GroupT], HintCounts]:
         """One group per sample: the first one that is solved, else the first one.
 
@@ -126,15 +127,17 @@ class HintSampler:
             generate: makes groups for prompts at given levels.
             is_solved: whether a group holds a correct response.
             tokens: response tokens of a group.
+            needs_hint: whether a group asks for a (further) hint; by default when it isn't solved.
 
         Returns:
             The groups in the order of `samples`, and what was counted.
         """
+        needs_hint = needs_hint or (lambda group: not is_solved(group))
         counts = HintCounts(prompts=len(samples), max_level=self.config.max_level)
         starts = [self._start(sample, counts) for sample in samples]
         groups = self._ask(samples, starts, generate, is_solved, tokens, counts)
         needed = dict(zip(range(len(samples)), starts, strict=True))
-        unsolved = [i for i, group in enumerate(groups) if not is_solved(group)]
+        unsolved = [i for i, group in enumerate(groups) if needs_hint(group)]
         for level in range(1, self.config.max_level + 1):
             asked = [
                 i for i in unsolved if level > starts[i] and self._usable(samples[i], level, counts)
@@ -148,6 +151,7 @@ class HintSampler:
                 needed[i] = level
                 if is_solved(group):
                     groups[i] = group
+                if not needs_hint(group):
                     unsolved.remove(i)
         if self.config.max_level and self.config.remember and not self.config.reroll:
             for i, sample in enumerate(samples):

@@ -24,6 +24,8 @@ from pretrain.run.command import config_dict, config_hash
 from pretrain.run.errors import KeyeError
 
 HASH_FILE = "config.hash"
+BY_PEOPLE = ("decisions.jsonl",)
+"""What people have written beside a stage's outputs: it belongs to no configuration of it."""
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 # torch and safetensors report a full disk as errors of their own, with only the text to go by.
 _FULL_DISK_TEXTS = ("No space left on device", "PytorchStreamWriter failed")
@@ -137,22 +139,30 @@ class StageDir:
         return read_json(self.summary_file).get("hash") == hash
 
     def begin(self, cfg: Any, hash: str | None = None) -> None:
-        """Write `config.yaml`. What another configuration left is set aside as `NAME.previous`.
+        """Write `config.yaml`. What another configuration left is set aside as `NAME.previous`,
+        except for what people wrote, which stays.
 
         State left by the *same* configuration stays, so that the stage resumes from it.
         """
         hash = config_hash(cfg) if hash is None else hash
         hash_file = self.path / HASH_FILE
+        previous = self.path.with_name(self.path.name + ".previous")
         with disk_guard(self.path):
             if hash_file.exists() and hash_file.read_text() != hash:
-                previous = self.path.with_name(self.path.name + ".previous")
+                self._take_back(previous)  # a kill may have left it there
                 shutil.rmtree(previous, ignore_errors=True)
                 os.replace(self.path, previous)
             self.path.mkdir(parents=True, exist_ok=True)
+            self._take_back(previous)
         atomic_write(self.path / "config.yaml", yaml.safe_dump(config_dict(cfg), sort_keys=False))
         atomic_write(hash_file, hash)
         self._started = time.time()
         self._resumed = self.state.exists()
+
+    def _take_back(self, previous: Path) -> None:
+        for name in BY_PEOPLE:
+            if (previous / name).exists() and not (self.path / name).exists():
+                os.replace(previous / name, self.path / name)
 
     def finish(self, summary: dict[str, Any], hash: str) -> None:
         """Write `summary.json`, which marks the stage complete; `summary` holds its metrics."""

@@ -23,11 +23,20 @@ from pathlib import Path
 from typing import Any
 
 RETRIED = (408, 409, 429, 500, 502, 503, 504)
+REFUSED = (400, 413, 415, 422)
+"""The endpoint is there and doesn't take this request: too long, a medium it can't read."""
 LONGEST_WAIT_S = 20.0
 
 
 class JudgeError(Exception):
-    """The endpoint gave no usable answer; the message names it and the reason."""
+    """The endpoint gave no usable answer; the message names it and the reason.
+
+    `refused`: it is the request that it doesn't take, others may be answered.
+    """
+
+    def __init__(self, message: str, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 @dataclass(slots=True, frozen=True)
@@ -111,14 +120,14 @@ class JudgeClient:
 
     def _ask(self, request: dict[str, Any]) -> Reply:
         """One request with its retries; runs in a thread."""
-        reason = ""
+        reason, refused = "", False
         for attempt in range(1, self.endpoint.retries + 2):
             wait = self.endpoint.backoff_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
             try:
                 return self._send(request, attempt)
             except urllib.error.HTTPError as error:
                 text = error.read(500).decode(errors="replace")
-                reason = f"status {error.code}: {text}"
+                reason, refused = f"status {error.code}: {text}", error.code in REFUSED
                 if error.code not in RETRIED:
                     break
                 with contextlib.suppress(ValueError):
@@ -129,7 +138,7 @@ class JudgeClient:
                 reason = f"its answer is no chat completion ({error!r})"
             if attempt <= self.endpoint.retries:
                 time.sleep(min(wait, LONGEST_WAIT_S))
-        raise JudgeError(f"judge {self.endpoint.url} ({self.endpoint.model}): {reason}")
+        raise JudgeError(f"judge {self.endpoint.url} ({self.endpoint.model}): {reason}", refused)
 
     def _send(self, request: dict[str, Any], attempt: int) -> Reply:
         headers = {"Content-Type": "application/json"}

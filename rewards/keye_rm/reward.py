@@ -167,11 +167,13 @@ def _merge(
 ) -> Score:
     """One score of the rules' parts and the model's, in the entries' order, then the marks.
 
-    Without any verifying rule it is the model that says whether a response is right.
+    Without any verifying rule it is the model that judges the answer.
     """
     results = (ruled.parts if ruled else {}) | judged
     ordered = {part.name: results[part.name] for part in parts}
     verifiers = ruled.verifiers if ruled else ()
+    by_model = False
     if not verifiers:
         verifiers = tuple(p.name for p in parts if p.rule == RULE and p.weight and p.verifier != 0)
-    return Score(total(parts, ordered, pool.config), ordered | judged, verifiers)
+        by_model = bool(verifiers)
+    return Score(total(parts, ordered, pool.config), ordered | judged, verifiers, by_model)

@@ -59,7 +59,8 @@ class InstructionConfig(SourceConfig):
     """Factor of the sample's own rewards: a response that follows the constraints should answer the
     question too. 0 leaves the answer unchecked."""
     soft: int = 1
-    """Soft constraints of a query beside the hard ones; drawn only when there is a judge."""
+    """Soft constraints among a query's `count`, as far as two hard ones leave room; drawn only when
+    there is a judge."""
     soft_weight: float = 0.5
     """Reward for the judge's mean mark of the soft constraints."""
 
@@ -171,13 +172,13 @@ class RetrievalConfig(SourceConfig):
 class JudgeConfig:
     """The language model that scores soft constraints and processes; none by default."""
 
-    url: str = ""
+    url: str = field(default="", metadata={"identity": False})
     """An OpenAI-compatible endpoint, up to and without /chat/completions."""
     model: str = ""
     """Its name there."""
-    key_variable: str = "OPENAI_API_KEY"
+    key_variable: str = field(default="OPENAI_API_KEY", metadata={"identity": False})
     """Environment variable that holds the endpoint's key, if it wants one."""
-    cache: str = ""
+    cache: str = field(default="", metadata={"identity": False})
     """SQLite file of its answers; without one nothing is kept."""
 
     def __post_init__(self) -> None:

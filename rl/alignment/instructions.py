@@ -20,6 +20,7 @@ from rl.alignment.prompts import BOX, answer_entries, format_entry, marked, quer
 from rl.alignment.writer import written_answer
 
 Constraint = dict[str, Any]
+FEWEST = 2  # hard constraints of a query
 TRIES = 100
 """Draws before a configuration is given up as one whose constraints don't fit together."""
 
@@ -109,10 +110,12 @@ def with_constraints(sample: Sample, rng: np.random.Generator, cfg: AlignmentCon
     sample = replace(sample, rewards=answers)
     constraints = sample.constraints
     if not constraints:
-        constraints = hard_constraints(sample, draw, own)
+        count = draw.randint(*own.count)
+        soft_count = min(own.soft, count - FEWEST) if cfg.judge.url else 0
+        constraints = hard_constraints(sample, draw, own, count - soft_count)
         wordings = [_wording(constraints, own)]
-        if cfg.judge.url and own.soft:
-            soft = _soft_constraints(draw, own.soft)
+        if soft_count:
+            soft = _soft_constraints(draw, soft_count)
             wordings += [f"The response {SOFT[c['kind']].format(**c)}." for c in soft]
             constraints = constraints + soft
         if answers and sample.mode == "no_think":
@@ -138,9 +141,9 @@ def with_constraints(sample: Sample, rng: np.random.Generator, cfg: AlignmentCon
 
 
 def hard_constraints(
-    sample: Sample, draw: random.Random, cfg: InstructionConfig
+    sample: Sample, draw: random.Random, cfg: InstructionConfig, count: int
 ) -> list[Constraint]:
-    """A set without contradictions; at scale `tiny` one that the writer has written an answer to.
+    """`count` of them without contradictions; at scale `tiny` a set that the writer can follow.
 
     `ConfigError` when the configured kinds don't fit together.
     """
@@ -150,14 +153,14 @@ def hard_constraints(
     asked = query(sample)
     for _ in range(TRIES):
         try:
-            chosen = compose(draw, draw.randint(*cfg.count), kinds, draws)
+            chosen = compose(draw, count, kinds, draws)
         except ValueError as error:
             raise ConfigError(f"alignment.instructions: {error}") from error
         chosen = [c | {"prompt": asked} if KINDS[c["kind"]].needs_prompt else c for c in chosen]
         if not tiny or written_answer(chosen, sample.answer) is not None:
             return chosen
     raise ConfigError(
-        f"alignment.instructions: in {TRIES} draws no set of {cfg.count} of these kinds could be "
+        f"alignment.instructions: in {TRIES} draws no set of {count} of these kinds could be "
         f"followed: {', '.join(kinds)}. Allow fewer constraints, or more kinds."
     )
 

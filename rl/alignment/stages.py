@@ -18,9 +18,8 @@ from rl.alignment.instructions import check_kinds
 from rl.alignment.marks import observe
 from rl.alignment.measure import change, load, measure, report, show
 from rl.alignment.sources import AlignmentPrompts, mix_identity
-from rl.iterated.stages import reward_identity
 from rl.sft.training import run_sft
-from rl.stages import Run, gspo, tool_identity
+from rl.stages import Run, gspo, reward_identity, tool_identity
 from rl.tool_tasks import with_documents
 
 MEASURED = ("alignment_before", "alignment_sft_measured", "alignment_after")
@@ -70,7 +69,7 @@ def measured(name: str) -> Callable[[Run], None]:
 
         how = [cfg.heldout, cfg.heldout_seed, cfg.samples, mix_identity(cfg), run.cfg.sampling]
         how += tool_identity(run.cfg)
-        run.stage(name, [*how, *reward_identity(run)], body)
+        run.stage(name, [*how, *reward_identity(run.cfg)], body)
         summarise(run)
 
     return stage
@@ -120,8 +119,7 @@ def alignment_gspo(run: Run) -> None:
     def prompts(folder: Path) -> AlignmentPrompts:
         return AlignmentPrompts(cfg, folder)
 
-    identity = [mix_identity(cfg), *reward_identity(run)]
-    gspo(run, "alignment_gspo", prompts, identity, observe=observe, hinted=False)
+    gspo(run, "alignment_gspo", prompts, mix_identity(cfg), observe=observe, hinted=False)
 
 
 ALIGNMENT_STAGES: dict[str, Callable[[Run], None]] = {

@@ -170,5 +170,8 @@ def check_merge(method: str, experts: Sequence[str], weights: Mapping[str, float
         raise ConfigError("merge.weights isn't read by method=uniform; use method=weighted")
     if method == "weighted" and not any(weight > 0 for weight in weights.values()):
         raise ConfigError("merge.method=weighted needs merge.weights, such as {base: 1, ocr: 1}")
-    if any(weight < 0 for weight in weights.values()) and averaging:
-        raise ConfigError("merge.weights: an average has no negative weight")
+    if any(weight < 0 for weight in weights.values()) and method != "task_arithmetic":
+        raise ConfigError(
+            f"merge.weights: method={method} averages, with no negative weight; "
+            "method=task_arithmetic subtracts"
+        )

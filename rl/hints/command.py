@@ -20,7 +20,13 @@ from pretrain.run.errors import ConfigError, KeyeError
 from pretrain.run.ray_cluster import ray_session
 from rl.endpoint_config import EndpointConfig
 from rl.hints.prompts import hint_text, request
-from rl.hints.writers import EndpointWriter, EngineWriter, Writer, WriterFailure
+from rl.hints.writers import (
+    EndpointWriter,
+    EngineWriter,
+    Writer,
+    WriterFailure,
+    nobody_answers,
+)
 from rl.row_log import RowLog
 from rollout.config import EngineConfig, SamplingConfig
 from rollout.hint_leaks import leak
@@ -101,7 +107,7 @@ def write_levels(drafts: Sequence[Draft], writer: Writer, attempts: int, seed: i
     """Fill the open levels of some rows, all levels of all rows together, attempt by attempt.
 
     Raises:
-        KeyeError: not one request of an attempt was answered.
+        KeyeError: nobody answers (`nobody_answers`).
     """
     for attempt in range(attempts):
         open_levels = [(draft, level) for draft in drafts for level in draft.refused]
@@ -113,7 +119,7 @@ def write_levels(drafts: Sequence[Draft], writer: Writer, attempts: int, seed: i
         ]
         seeds = [stable_seed(seed, d.sample.id, level, attempt) for d, level in open_levels]
         replies = writer.write(requests, seeds)
-        if all(isinstance(reply, WriterFailure) for reply in replies):
+        if nobody_answers(replies, answered=attempt > 0):
             raise KeyeError(
                 f"no hint could be written ({replies[0]}). What was complete is kept: mend that "
                 "and run the same command again."

@@ -20,7 +20,29 @@ Messages = list[dict[str, Any]]
 
 
 class WriterFailure(Exception):
-    """No text for one request; the message says why."""
+    """No text for one request; the message says why.
+
+    `refused`: for what the request is (too long, an unreadable medium), so asking again is no use.
+    """
+
+    def __init__(self, message: str, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+def nobody_answers(replies: Sequence[str | WriterFailure], answered: bool = False) -> bool:
+    """Whether it is the writer that fails, and not some requests.
+
+    Args:
+        replies: to all requests of a turn.
+        answered: whether it has given a text before. If not, several refusals and no text are taken
+            for a setting that it doesn't understand.
+    """
+    failures = [reply for reply in replies if isinstance(reply, WriterFailure)]
+    if not failures or len(failures) < len(replies):
+        return False
+    refused = all(failure.refused for failure in failures)
+    return not (refused and (answered or len(failures) == 1))
 
 
 class Writer(Protocol):
@@ -71,7 +93,7 @@ class EndpointWriter:
             try:
                 return (await self.client.complete(body)).text
             except JudgeError as error:
-                return WriterFailure(str(error))
+                return WriterFailure(str(error), error.refused)
 
         async def ask_all() -> list[str | WriterFailure]:
             return await asyncio.gather(*map(ask, requests, seeds))
@@ -122,7 +144,7 @@ class EngineWriter:
             try:
                 prompts[index] = self.encoder.encode(messages, f"request {index}")
             except KeyeError as error:
-                results[index] = WriterFailure(str(error))
+                results[index] = WriterFailure(str(error), refused=True)
         if not prompts:
             return results
         groups = self.engines.generate(

@@ -40,7 +40,8 @@ def filter_prompts(
     """Sample the first `count` prompts and write `folder`/accuracy.jsonl; resumable.
 
     Returns:
-        `prompts`, `kept`, the shares `all_wrong`, `all_right` and the mean `accuracy`.
+        `prompts`, `kept`, `unknown` (no rule knows the truth, or all rewards failed), and of the
+        others the shares `all_wrong` and `all_right` and the mean `accuracy`.
 
     Raises:
         KeyeError: no prompt is left.
@@ -56,7 +57,7 @@ def filter_prompts(
             groups = rollouts.groups(asked, n=samples, seed=stable_seed(seed, "filter"))
             rows = []
             for index, group in zip(numbers, groups, strict=True):
-                accuracy = float(group.correct.mean())
+                accuracy = group.accuracy
                 rows.append(
                     {
                         "id": group.sample.id,
@@ -65,7 +66,8 @@ def filter_prompts(
                         "mode": group.sample.mode,
                         "accuracy": accuracy,
                         "tokens": group.tokens / samples,
-                        "kept": 0 < accuracy < 1,
+                        # Where only a reward model judges, a spread is all that there can be.
+                        "kept": group.informative if accuracy is None else 0 < accuracy < 1,
                     }
                 )
             log.append(rows)
@@ -74,21 +76,26 @@ def filter_prompts(
 
 
 def _summary(rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
-    accuracy = np.array([row["accuracy"] for row in rows])
+    known = [row["accuracy"] for row in rows if row["accuracy"] is not None]
+    accuracy = np.array(known or [np.nan])
     kept = int(sum(row["kept"] for row in rows))
     if not kept:
         raise KeyeError(
             f"none of {len(rows)} RL prompts has an accuracy strictly between 0 and 1 "
-            f"({(accuracy == 0).mean():.0%} all wrong, {(accuracy == 1).mean():.0%} all right; see "
+            f"({(accuracy == 0).mean():.0%} all wrong, {(accuracy == 1).mean():.0%} all right, "
+            f"{len(rows) - len(known)} unknown; see "
             f"{folder / ACCURACY}): take other data, or more of it (iterated.prompts)"
         )
-    return {
+    found: dict[str, Any] = {
         "prompts": len(rows),
         "kept": kept,
-        "all_wrong": float((accuracy == 0).mean()),
-        "all_right": float((accuracy == 1).mean()),
-        "accuracy": float(accuracy.mean()),
+        "unknown": len(rows) - len(known),
     }
+    if known:
+        found["all_wrong"] = float((accuracy == 0).mean())
+        found["all_right"] = float((accuracy == 1).mean())
+        found["accuracy"] = float(accuracy.mean())
+    return found
 
 
 class ChosenPrompts:

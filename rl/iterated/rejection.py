@@ -1,8 +1,8 @@
 """Rejection sampling of the cold-start data by the RL policy (Keye-VL-1.5, iterative general RL).
 
 Invariants: a reply is replaced only by a response with a higher reward, both scored side by side by
-the same rules or reward model; where the sample has a verifier, only a response that it accepts can
-enter; every replacement leaves a line with the old and the new reply in `lineage.jsonl`.
+the same rules or reward model; where a rule verifies, only a response that it accepts can enter;
+every replacement leaves a line with the old and the new reply in `lineage.jsonl`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rewards.result import Score, is_correct
 from rl.iterated.config import IteratedConfig
 from rl.rollouts import Rollouts
 from rl.row_log import RowLog
-from rl.trace_rows import Row, SampleSource
+from rl.trace_rows import Row, SampleSource, sample_of, save_rows
 from rollout.seeds import stable_seed
 
 LINEAGE = "lineage.jsonl"
@@ -50,7 +50,8 @@ class Candidates:
         for k in range(1, len(self.texts)):
             score = self.scores[k]
             usable = self.finished[k] and score.total is not None
-            if usable and score.verifiers and not is_correct(score):
+            # A reward model calls nothing right: its preference alone decides.
+            if usable and score.verifiers and not score.by_model and not is_correct(score):
                 usable = False
             if usable and score.total > highest:  # type: ignore[operator]
                 chosen, highest = k, score.total  # type: ignore[assignment]
@@ -101,13 +102,15 @@ def reject_and_replace(
     Returns:
         Counts and means of the stage: see `_summary`.
     """
-    done, lineage = RowLog(folder / ROWS), RowLog(folder / LINEAGE)
+    done = RowLog(folder / ROWS)
+    # A kill between the two files leaves lines of rows that are sampled again, with another end.
+    lineage = _lineage_of(done.ids, folder / LINEAGE)
     left = [row for row in rows if row["id"] not in done.ids]
     with Progress(f"round{number}/rejection", total=len(rows)) as bar:
         bar.advance(len(rows) - len(left))
         for start in range(0, len(left), cfg.chunk):
             chunk = left[start : start + cfg.chunk]
-            samples = [source[row["index"]] for row in chunk]
+            samples = [sample_of(source, row) for row in chunk]
             replies = [row["response"] for row in chunk]
             seed = stable_seed(cfg.seed, number)
             found = sample_candidates(rollouts, samples, replies, cfg.samples, seed)
@@ -116,10 +119,19 @@ def reject_and_replace(
                 for row, candidates in zip(chunk, found, strict=True)
             ]
             # The lineage first: a replaced row without its line could not be traced.
-            lineage.append([e for _, e in replaced if e is not None and e["id"] not in lineage.ids])
+            lineage.append([entry for _, entry in replaced if entry is not None])
             done.append([row for row, _ in replaced])
             bar.advance(len(chunk))
     return _summary(done.rows(), lineage.rows())
+
+
+def _lineage_of(done: set[str], file: Path) -> RowLog:
+    """The lineage without lines of rows that aren't written."""
+    log = RowLog(file)
+    if log.ids - done:
+        save_rows(file, [entry for entry in log.rows() if entry["id"] in done])
+        log = RowLog(file)
+    return log
 
 
 def _replaced(

@@ -30,8 +30,9 @@ from pretrain.run.stages import run_stage
 from rl.iterated.prompt_filter import ChosenPrompts, filter_prompts
 from rl.iterated.rejection import ROWS, reject_and_replace
 from rl.prompts import open_prompts
+from rl.row_log import digests
 from rl.sft.training import run_sft
-from rl.stages import Run, evaluation, gspo
+from rl.stages import Run, evaluation, gspo, reward_identity
 from rl.trace_rows import SampleSource, TraceExamples, first_rows, open_source, save_rows
 
 POOL = "pool"
@@ -82,7 +83,7 @@ def _pool(run: Run) -> None:
         return {"rows": len(rows), "spoiled_share": origins.count("spoiled") / len(rows)}
 
     traces = [cold.tasks, cold.modes, cold.direct_share, cold.seed]
-    pool = [cfg.data, cfg.pool, cfg.spoiled_share, cfg.seed]
+    pool = [cfg.data, digests(cfg.data.files), cfg.pool, cfg.spoiled_share, cfg.seed]
     _stage(run, POOL, pool + traces, [], body)
 
 
@@ -101,7 +102,7 @@ def _rejection(run: Run, number: int, rows: str) -> str:
             policy=f"{policy} {run.folder.stage(policy).summary()['hash']}",
         )
 
-    how = [cfg.samples, cfg.margin, cfg.seed, run.cfg.sampling, *reward_identity(run)]
+    how = [cfg.samples, cfg.margin, cfg.seed, run.cfg.sampling, *reward_identity(run.cfg)]
     _stage(run, name, how, [rows, policy], body)
     return name
 
@@ -137,20 +138,15 @@ def _filtered_gspo(run: Run, number: int) -> None:
             seed=cfg.seed,
         )
 
-    how = [cfg.prompts, cfg.filter_samples, cfg.seed, run.cfg.data, run.cfg.sampling]
-    how += reward_identity(run)
+    how = [cfg.prompts, cfg.filter_samples, cfg.seed, run.cfg.data, digests(run.cfg.data.files)]
+    how.append(run.cfg.sampling)
+    how += reward_identity(run.cfg)
     _stage(run, name, how, [run.made_by], body)
 
     def prompts(stage: Path) -> ChosenPrompts:
         return ChosenPrompts.kept(_prompts(run, stage)[0], folder, run.cfg.data.seed)
 
     gspo(run, f"round{number}/gspo", prompts, run.folder.stage(name).summary()["hash"])
-
-
-def reward_identity(run: Run) -> list[Any]:
-    """What of the rewards' settings decides a total: not how many workers compute it."""
-    rewards = run.cfg.rewards
-    return [rewards.normalise, rewards.clip, rewards.routes, run.cfg.reward_model.checkpoint]
 
 
 def _source(run: Run) -> SampleSource:

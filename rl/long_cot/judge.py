@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pretrain.data.sample import Sample
@@ -124,17 +124,18 @@ def reward_model_findings(
     """For each response of each group the dimensions in which the reward model marks it low.
 
     Responses are compared with each other in think mode; one without another to be compared with
-    gets no marks and therefore no finding.
+    gets no marks and therefore no finding. One whose judgements could not be read isn't judged,
+    which is a finding.
     """
     ratings = model.rate_group(list(groups), "think", 2)
+    return [[_low_marks(rating, dimensions, least) for rating in group] for group in ratings]
+
+
+def _low_marks(rating: Mapping[str, Any], dimensions: Sequence[str], least: float) -> list[Finding]:
+    if rating["malformed"] and not rating["marks"]:
+        return [Finding(0, f"not judged by the reward model: {rating['fault']}")]
     return [
-        [
-            [
-                Finding(0, f"reward model: {name} {rating['marks'][name]:.2f}")
-                for name in dimensions
-                if rating["marks"].get(name, 1.0) < least
-            ]
-            for rating in group
-        ]
-        for group in ratings
+        Finding(0, f"reward model: {name} {rating['marks'][name]:.2f}")
+        for name in dimensions
+        if rating["marks"].get(name, 1.0) < least
     ]

@@ -64,10 +64,13 @@ class MixedExamples:
         traces = [(row, trace) for row in scored for trace in row["traces"]]
         # A question's weight is shared by its traces: two paths don't count twice.
         shares = [row["weight"] * self._video(row) / len(row["traces"]) for row, _ in traces]
+        known = [row for row in scored if row["score"] is not None]
         self.pools: dict[str, Pool] = {
             "think": Pool(traces, shares),
             "no_think": Pool(asked, [self._video(row) for row in asked]),
-            "auto_think": Pool(scored, [self._video(row) for row in scored]),
+            # Not by weight: the low scores are the questions that need no reasoning, and without
+            # them the policy would never see when to leave it out.
+            "auto_think": Pool(known, [self._video(row) for row in known]),
             "agentic": Pool(range(len(agentic)), [1.0] * len(agentic)),
         }
         weights = {mode: weight for mode, weight in cfg.modes.items() if weight > 0}

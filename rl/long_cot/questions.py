@@ -21,7 +21,7 @@ from pretrain.run.errors import ConfigError
 from rl.long_cot.config import EnhanceConfig
 from rl.long_cot.merging import merged_sample
 from rl.tables import question
-from rl.trace_rows import SampleSource
+from rl.trace_rows import SampleSource, sample_of
 
 Row = dict[str, Any]
 WORLD = "world"
@@ -88,7 +88,10 @@ class Questions:
 
     def __call__(self, row: Row) -> Sample:
         """The sample behind a row; `SampleError` if its media have become unreadable."""
-        parts = [self.sources[name][index] for name, index in row["refs"]]
+        parts = [
+            self._part(name, index, id)
+            for (name, index), id in zip(row["refs"], row["from"], strict=True)
+        ]
         if row["how"] == "merged":
             sample = merged_sample(parts[0], parts[1], self.separator)
         elif row["how"] == "rewritten":
@@ -96,6 +99,12 @@ class Questions:
         else:
             sample = parts[0]
         return replace(sample, id=row["id"], mode="think")
+
+    def _part(self, name: str, index: int, id: str) -> Sample:
+        source = self.sources[name]
+        # Where two files number their rows alike, the file's name is part of the id.
+        own = id.removeprefix(f"{name}:")
+        return sample_of(source, {"id": own, "index": index})
 
 
 def reworded(sample: Sample, text: str) -> Sample:

@@ -83,29 +83,36 @@ def score_rows(
             for row, without_reasoning in zip(part, direct, strict=True):
                 without_media = unseen.get(row["id"])
                 steps = row["shortest_steps"]
-                score = quality(without_media, without_reasoning, steps, cfg)
-                measured = {
+                measured: Row = {
                     "without_media": without_media,
                     "without_reasoning": without_reasoning,
-                    "score": score,
-                    "weight": cfg.weights[score - 1],
+                    "score": None,
+                    "weight": 0.0,
                 }
+                failed = without_media is None and row["id"] in unseen
+                if without_reasoning is not None and not failed:
+                    score = quality(without_media, without_reasoning, steps, cfg)
+                    measured |= {"score": score, "weight": cfg.weights[score - 1]}
                 scored.append(row | measured)
             log.append(scored)
             bar.advance(len(part))
     return score_statistics(log.rows())
 
 
-def _accuracies(samples: Sequence[Sample], rollouts: Rollouts, cfg: ScoreConfig) -> list[float]:
+def _accuracies(
+    samples: Sequence[Sample], rollouts: Rollouts, cfg: ScoreConfig
+) -> list[float | None]:
+    """None where all rewards failed: a failure is no wrong answer."""
     if not samples:
         return []
     seed = stable_seed(cfg.seed, "score")
     groups: list[Group] = rollouts.groups(samples, n=cfg.samples, seed=seed)
-    return [float(group.correct.mean()) for group in groups]
+    return [group.accuracy for group in groups]
 
 
 def score_statistics(rows: Sequence[Row]) -> dict[str, Any]:
-    """Share of each score, and mean accuracies with and without reasoning and media."""
+    """Share of each score, and mean accuracies with and without reasoning and media. `unscored`
+    questions, all of whose rewards failed, have weight 0."""
     scores = Counter(row["score"] for row in rows)
     seen = [row["without_media"] for row in rows if row["without_media"] is not None]
     return {
@@ -113,5 +120,8 @@ def score_statistics(rows: Sequence[Row]) -> dict[str, Any]:
         "traces": sum(len(row["traces"]) for row in rows),
         **{f"score_{score}": scores[score] / len(rows) for score in SCORES},
         "accuracy": float(np.mean([row["accuracy"] for row in rows])),
-        "without_reasoning": float(np.mean([row["without_reasoning"] for row in rows])),
+        "unscored": scores[None] / len(rows),
+        "without_reasoning": float(
+            np.mean([r["without_reasoning"] for r in rows if r["without_reasoning"] is not None])
+        ),
     } | ({"without_media": float(np.mean(seen))} if seen else {})

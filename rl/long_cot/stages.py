@@ -10,8 +10,8 @@
 | `long_cot_score` | long_cot/score | refined rows, the newest policy | scored.jsonl |
 | `long_cot_sft` | long_cot_sft | scored rows, the newest policy | checkpoint |
 
-`long_cot` is the first five in order. New decisions re-run `refined` and what follows, nothing else
-and never the folder that the decisions lie in.
+`long_cot` is the first five in order. New decisions re-run `refined` and what follows, no more;
+they stay where they lie when the items beside them are made anew.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from pretrain.run.errors import ConfigError, KeyeError
 from pretrain.run.metrics import read_rows
 from pretrain.run.stages import run_stage
 from rewards.keye_rm.model import KeyeRewardModel
-from rl.iterated.stages import reward_identity
 from rl.long_cot.agentic import AgenticTraces
 from rl.long_cot.assess import GRADED, Assessor, assess_paths
 from rl.long_cot.config import LongCotConfig
@@ -42,9 +41,9 @@ from rl.long_cot.review import ITEMS, KEPT, Refiner, make_items
 from rl.long_cot.score import SCORED, score_rows
 from rl.long_cot.scoring import pool_scorer
 from rl.long_cot.writers import TextWriter, endpoint_writer, policy_writer
-from rl.row_log import RowLog
+from rl.row_log import RowLog, digests
 from rl.sft.training import run_sft
-from rl.stages import Run
+from rl.stages import Run, reward_identity
 from rl.trace_rows import save_rows
 
 ROOM = "long_cot"
@@ -105,7 +104,7 @@ def enhance(run: Run) -> None:
         return counts | left_out
 
     who = {"none": [], "endpoint": [run.cfg.long_cot.writer], "policy": [run.cfg.long_cot.writer]}
-    identity = [cfg, run.cfg.engine.max_images, who[cfg.rewrite]]
+    identity = [cfg, digests(cfg.data.files), run.cfg.engine.max_images, who[cfg.rewrite]]
     _stage(run, "enhance", identity, [], body, policy=cfg.rewrite == "policy")
 
 
@@ -118,7 +117,7 @@ def paths(run: Run) -> None:
         rollouts = run.session.rollouts(run.policy())
         return sample_paths(rows, _questions(run), rollouts, cfg.paths, stage.path, cfg.chunk)
 
-    identity = [cfg.paths, run.cfg.sampling, *reward_identity(run)]
+    identity = [cfg.paths, run.cfg.sampling, *reward_identity(run.cfg)]
     _stage(run, "paths", identity, [f"{ROOM}/enhance"], body, policy=True)
 
 
@@ -213,7 +212,7 @@ def _refined(run: Run) -> None:
             stage.path,
         )
 
-    identity = [cfg.unreviewed_flawed, cfg.unreviewed_redundant, found, *reward_identity(run)]
+    identity = [cfg.unreviewed_flawed, cfg.unreviewed_redundant, found, *reward_identity(run.cfg)]
     _stage(run, "refined", identity, [f"{ROOM}/review"], body)
     if not decisions:
         say(f"no decisions yet: python -m rl review items={_folder(run, 'review') / ITEMS}")
@@ -228,7 +227,7 @@ def score(run: Run) -> None:
         rollouts = run.session.rollouts(run.policy())
         return score_rows(rows, _questions(run), rollouts, cfg.score, stage.path, cfg.chunk)
 
-    identity = [cfg.score, run.cfg.sampling, *reward_identity(run)]
+    identity = [cfg.score, run.cfg.sampling, *reward_identity(run.cfg)]
     _stage(run, "score", identity, [f"{ROOM}/refined"], body, policy=True)
 
 

@@ -7,7 +7,14 @@ from typing import Any
 
 from pretrain.data.sample import PLACEHOLDERS
 from pretrain.run.errors import ConfigError, KeyeError
-from rl.hints.writers import EndpointWriter, EngineWriter, Messages, Writer, WriterFailure
+from rl.hints.writers import (
+    EndpointWriter,
+    EngineWriter,
+    Messages,
+    Writer,
+    WriterFailure,
+    nobody_answers,
+)
 from rl.long_cot.config import ModelConfig
 from rl.rollouts import Rollouts
 from rollout.config import SamplingConfig
@@ -23,6 +30,7 @@ class TextWriter:
 
     def __init__(self, writer: Writer, name: str) -> None:
         self.writer, self.name = writer, name
+        self.answered = False
 
     def write(
         self, requests: Sequence[Messages], seeds: Sequence[int], what: str
@@ -30,14 +38,15 @@ class TextWriter:
         """A text, or why there is none, for each request.
 
         Raises:
-            KeyeError: not one request was answered; `what` says what could not be done.
+            KeyeError: nobody answers; `what` says what could not be done.
         """
         replies = self.writer.write(requests, seeds) if requests else []
-        if replies and all(isinstance(reply, WriterFailure) for reply in replies):
+        if nobody_answers(replies, self.answered):
             raise KeyeError(
                 f"nothing could be {what} by {self.name} ({replies[0]}). What was complete is "
                 "kept: mend that and run the same command again."
             )
+        self.answered |= any(isinstance(reply, str) for reply in replies)
         return replies
 
 

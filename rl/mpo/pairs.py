@@ -20,17 +20,15 @@ from pretrain.data.render import render, reply
 from pretrain.data.sample import Sample, SampleError
 from pretrain.run.console import Progress
 from pretrain.run.errors import KeyeError
-from rewards.composition import route
-from rewards.keye_rm.reward import RULE
 from rewards.result import is_correct
 from rl.groups import Group
-from rl.hints.writers import EndpointWriter, WriterFailure
+from rl.hints.writers import EndpointWriter, WriterFailure, nobody_answers
 from rl.mpo.config import PairConfig
 from rl.review_rows import item_row
 from rl.rollouts import Rollouts
 from rl.row_log import RowLog
 from rl.tables import question
-from rl.trace_rows import SampleSource
+from rl.trace_rows import SampleSource, sample_of
 from rollout.config import SamplingConfig
 from rollout.seeds import stable_seed
 
@@ -48,14 +46,6 @@ def likelihood(group: Group, row: int) -> float:
     """Mean log-probability of a response's tokens as sampled; 0 when they weren't asked for."""
     logprobs = group.trajectories[row].logprobs
     return float(logprobs.mean()) if len(logprobs) else 0.0
-
-
-def judged_by_model(group: Group, routes: dict[str, list[dict[str, Any]]]) -> bool:
-    """Whether the reward model is all that scores the responses' content."""
-    entries = group.sample.rewards or route(group.sample.task_type, routes)
-    model = {entry.get("name") or RULE for entry in entries if entry.get("rule") == RULE}
-    names = {name.partition("#")[0] for score in group.scores for name in score.verifiers}
-    return bool(names) and names <= model
 
 
 def pair_up(group: Group, count: int, margin: float, truth: bool = True) -> list[tuple[int, int]]:
@@ -91,8 +81,9 @@ def _apart(rewards: np.ndarray, chosen: int, rejected: int, margin: float) -> bo
     return bool(gap > 0 and gap >= margin)
 
 
-def prompt_row(index: int, group: Group, cfg: PairConfig, by_model: bool = False) -> dict[str, Any]:
-    """A prompt with its pairs. `by_model`: see `judged_by_model`."""
+def prompt_row(index: int, group: Group, cfg: PairConfig) -> dict[str, Any]:
+    """A prompt with its pairs."""
+    by_model = any(score.by_model for score in group.scores)
     pairs = [
         {
             "kind": "reward_model" if by_model else "sampled",
@@ -101,7 +92,7 @@ def prompt_row(index: int, group: Group, cfg: PairConfig, by_model: bool = False
         }
         for chosen, rejected in pair_up(group, cfg.per_prompt, cfg.margin, not by_model)
     ]
-    truth = not by_model and any(score.verifiers for score in group.scores)
+    truth = any(score.verifiers for score in group.scores)
     return {
         "id": group.sample.id,
         "index": index,
@@ -109,7 +100,7 @@ def prompt_row(index: int, group: Group, cfg: PairConfig, by_model: bool = False
         "mode": group.sample.mode,
         "question": question(group.sample.messages),
         "answer": group.sample.answer,
-        "accuracy": float(group.correct.mean()) if truth else None,
+        "accuracy": group.accuracy if truth else None,
         "pairs": pairs,
     }
 
@@ -157,7 +148,7 @@ def better_answers(groups: Sequence[Group], cfg: PairConfig) -> list[str | None]
     with EndpointWriter(cfg.endpoint(), sampling) as writer:
         seeds = [stable_seed(cfg.seed, sample.id) for sample in samples]
         answers = writer.write([render(sample) for sample in samples], seeds)
-    if all(isinstance(answer, WriterFailure) for answer in answers):
+    if nobody_answers(answers):
         raise KeyeError(f"the stronger model gave no answer ({answers[0]}); mend that and go on")
     return [None if isinstance(answer, WriterFailure) else answer for answer in answers]
 
@@ -199,11 +190,7 @@ def _rows(
     numbers: Sequence[int], groups: Sequence[Group], rollouts: Rollouts, cfg: PairConfig
 ) -> list[dict[str, Any]]:
     """The prompts' rows; where all responses are wrong, with an answer from elsewhere."""
-    routes = rollouts.rewards.config.routes
-    rows = [
-        prompt_row(index, group, cfg, judged_by_model(group, routes))
-        for index, group in zip(numbers, groups, strict=True)
-    ]
+    rows = [prompt_row(index, group, cfg) for index, group in zip(numbers, groups, strict=True)]
     wrong = [k for k, row in enumerate(rows) if row["accuracy"] == 0]
     answers = better_answers([groups[k] for k in wrong], cfg)
     for k, answer in zip(wrong, answers, strict=True):
@@ -281,7 +268,7 @@ class PairExamples:
     def __init__(self, source: SampleSource, path: Path, seed: int) -> None:
         self.source, self.seed = source, seed
         self.pairs = [
-            (row["index"], pair["chosen"], pair["rejected"])
+            (row, pair["chosen"], pair["rejected"])
             for row in RowLog(path).rows()
             for pair in row["pairs"]
         ]
@@ -290,8 +277,8 @@ class PairExamples:
         """(prompt messages, chosen, rejected); a reply is int32 `[R]` ids or a text."""
         epoch, place = divmod(index, len(self.pairs))
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.pairs))
-        number, chosen, rejected = self.pairs[int(order[place])]
-        return render(self.source[number]), _tokens(chosen), _tokens(rejected)
+        row, chosen, rejected = self.pairs[int(order[place])]
+        return render(sample_of(self.source, row)), _tokens(chosen), _tokens(rejected)
 
 
 def _tokens(response: dict[str, Any]) -> Any:

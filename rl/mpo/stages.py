@@ -15,14 +15,14 @@ from pretrain.run.console import table
 from pretrain.run.directory import StageDir
 from pretrain.run.metrics import MetricLogger, WandbConfig
 from pretrain.training.ranks import RankGroup
-from rl.iterated.stages import indexed_prompts, reward_identity
+from rl.iterated.stages import indexed_prompts
 from rl.mpo.config import MpoTrainConfig
 from rl.mpo.pairs import PAIRS, PairExamples, make_pairs
 from rl.mpo.rank import MpoJob, MpoRank
 from rl.mpo.rankings import add_rankings, read_rankings
 from rl.row_log import digests
 from rl.sft.training import run_steps
-from rl.stages import Run
+from rl.stages import Run, reward_identity
 from rollout.seeds import stable_seed
 
 LOGGED = {
@@ -83,7 +83,8 @@ def _human(run: Run, number: int, pairs: str) -> tuple[str, dict[str, Any]]:
 
 
 def _pair_identity(run: Run) -> list[Any]:
-    return [run.cfg.mpo.pairs, run.cfg.data, run.cfg.sampling, *reward_identity(run)]
+    data = [run.cfg.data, digests(run.cfg.data.files)]
+    return [run.cfg.mpo.pairs, *data, run.cfg.sampling, *reward_identity(run.cfg)]
 
 
 def _pairs(run: Run, stage: StageDir) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from rl.groups import Group
 from rl.rollouts import Rollouts
 from rl.row_log import RowLog
 from rl.sft.config import DifficultyConfig
-from rl.trace_rows import Row, SampleSource
+from rl.trace_rows import Row, SampleSource, sample_of
 from rollout.seeds import stable_seed
 
 MEASURES = "difficulty.jsonl"
@@ -39,8 +39,8 @@ def measure_rows(
     """Sample answers to all rows and write `folder`/difficulty.jsonl; resumable.
 
     Returns:
-        `rows`; `unknown`, those without a reward; and of the others the means of `accuracy`,
-        `tokens` and `truncated` and the shares `all_right` and `all_wrong`.
+        `rows`; `unknown`, those whose truth no rule knows; and of the others the means of
+        `accuracy`, `tokens` and `truncated` and the shares `all_right` and `all_wrong`.
     """
     log = RowLog(folder / MEASURES)
     left = [row for row in rows if row["id"] not in log.ids]
@@ -48,7 +48,7 @@ def measure_rows(
         bar.advance(len(rows) - len(left))
         for start in range(0, len(left), cfg.chunk):
             chunk = left[start : start + cfg.chunk]
-            samples = [source[row["index"]] for row in chunk]
+            samples = [sample_of(source, row) for row in chunk]
             scored = [sample for sample in samples if _has_reward(sample, rollouts)]
             found = _measures(scored, rollouts, cfg) if scored else {}
             unknown = {"accuracy": None, "tokens": None, "truncated": None}
@@ -75,11 +75,10 @@ def _has_reward(sample: Sample, rollouts: Rollouts) -> bool:
 
 
 def _measure(group: Group) -> dict[str, Any]:
-    """Means over the answers; a failed reward is no wrong answer, it leaves the accuracy."""
-    known = ~np.isnan(group.rewards)
+    """Means over the answers."""
     cut = [trajectory.finish_reason == "length" for trajectory in group.trajectories]
     return {
-        "accuracy": float(group.correct[known].mean()) if known.any() else None,
+        "accuracy": group.accuracy,
         "tokens": group.tokens / len(group.trajectories),
         "truncated": float(np.mean(cut)),
     }

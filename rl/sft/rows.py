@@ -21,7 +21,7 @@ from rl.review.decisions import VERDICTS, Decision, load_decisions
 from rl.sft.config import SftStageConfig
 from rl.sft.difficulty import Selection
 from rl.sft.taxonomy import BalancedRows
-from rl.trace_rows import Row, SampleSource, given_reply, row_of
+from rl.trace_rows import Row, SampleSource, given_reply, row_of, sample_of
 
 
 @dataclass(slots=True)
@@ -143,10 +143,10 @@ class RowExamples:
 
     def __init__(self, source: SampleSource, rows: Sequence[Row], draws: BalancedRows) -> None:
         self.source, self.draws = source, draws
-        self.rows = [(row["index"], row["response"]) for row in rows]
+        self.rows = rows
 
     def __call__(self, index: int) -> list[dict[str, Any]]:
         """The conversation of example `index`, the assistant's turn last."""
-        number, response = self.rows[self.draws(index)]
-        turn = {"role": "assistant", "content": [{"type": "text", "text": response}]}
-        return [*render(self.source[number]), turn]
+        row = self.rows[self.draws(index)]
+        turn = {"role": "assistant", "content": [{"type": "text", "text": row["response"]}]}
+        return [*render(sample_of(self.source, row)), turn]

@@ -25,15 +25,14 @@ from pretrain.run.directory import StageDir
 from pretrain.run.errors import KeyeError
 from pretrain.run.metrics import read_rows
 from pretrain.run.stages import run_stage
-from rl.iterated.stages import reward_identity
 from rl.review_rows import item_row
 from rl.row_log import digests
 from rl.sft.difficulty import MEASURES, Selection, measure_rows, select
 from rl.sft.rows import AskedIn, RowExamples, curate, first_rows, open_rows, read_verdicts
 from rl.sft.taxonomy import BalancedRows, load_taxonomy
 from rl.sft.training import SftConfig, run_sft
-from rl.stages import Run
-from rl.trace_rows import Row, save_rows
+from rl.stages import Run, reward_identity
+from rl.trace_rows import Row, sample_of, save_rows
 
 ROWS = "rows.jsonl"
 REVIEW = "review.jsonl"
@@ -75,7 +74,7 @@ class SftJobs:
             return {"rows": len(rows), "task_types": len({row["task_type"] for row in rows})}
 
         world = [] if cfg.data.files else [cfg.tasks, cfg.pool, cfg.seed]
-        self._stage("sft/rows", [cfg.data, cfg.mode, *world], [], body)
+        self._stage("sft/rows", [cfg.data, digests(cfg.data.files), cfg.mode, *world], [], body)
 
     def difficulty(self) -> None:
         """Correctness and length of several sampled answers to each row."""
@@ -86,7 +85,7 @@ class SftJobs:
             rollouts = run.session.rollouts(policy)
             return measure_rows(self._read("sft/rows"), self.source, rollouts, stage.path, cfg)
 
-        how = [cfg.samples, cfg.temperature, cfg.seed, run.cfg.sampling, *reward_identity(run)]
+        how = [cfg.samples, cfg.temperature, cfg.seed, run.cfg.sampling, *reward_identity(run.cfg)]
         inputs = ["sft/rows", "" if cfg.checkpoint else run.made_by]
         given = cfg.checkpoint or ("" if run.made_by else run.cfg.checkpoint)
         self._stage("sft/difficulty", how, inputs, body, given)
@@ -162,7 +161,7 @@ class SftJobs:
 
     def _item(self, row: Row) -> dict[str, Any]:
         finding = f"{row['accuracy']:.0%} of sampled answers right, {row['tokens']:.0f} tokens"
-        return item_row(self.source[row["index"]], row["response"], [finding])
+        return item_row(sample_of(self.source, row), row["response"], [finding])
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,14 @@ def make_group(rewards: list[float | None], hint_level: int = 0, name: str = "s"
         responses=["2"] * len(rewards),
         scores=scores,
     )
+
+
+def test_a_failed_reward_and_a_preference_are_no_wrong_answers():
+    assert make_group([1, 0, None, 0]).accuracy == pytest.approx(1 / 3)
+    assert make_group([None, None]).accuracy is None
+    judged = make_group([0.3, 0.7])
+    judged.scores = [replace(score, by_model=True) for score in judged.scores]
+    assert judged.accuracy is None and judged.informative
 
 
 def test_groups_without_spread_are_dropped_and_counted():

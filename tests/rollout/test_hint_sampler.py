@@ -59,6 +59,18 @@ def run(needs, hints, max_level, sampler=None, **settings):
     return world, groups, counts.metrics()
 
 
+def test_only_what_is_known_to_be_wrong_is_asked_again():
+    world = World({"wrong": None, "judged": None})
+    samples = [sample(name, HINTS) for name in world.needs]
+    groups, counts = HintSampler(HintConfig(max_level=2)).sample(
+        samples, world.generate, lambda g: g.solved, needs_hint=lambda g: g.id == "wrong"
+    )
+    assert [group.level for group in groups] == [0, 0]
+    assert [level for name, level in world.asked if name == "judged"] == [0]
+    assert [level for name, level in world.asked if name == "wrong"] == [0, 1, 2]
+    assert counts.metrics()["hints/L0/solve_rate"] == 0
+
+
 def test_the_lowest_level_that_solves_takes_the_place_of_the_unsolved_group():
     needs = {"a": 0, "b": 2, "c": 4, "d": None}
     world, groups, metrics = run(needs, {}, max_level=5)

@@ -97,6 +97,22 @@ def test_changed_configuration_runs_again_and_keeps_the_old_result(tmp_path):
     assert [stage["metrics"] for stage in run.stage_summaries()] == [{"steps": 4}]
 
 
+def test_what_people_wrote_stays_whatever_the_configuration(tmp_path):
+    stage = StageDir(tmp_path / "review")
+    stage.begin(Config(3))
+    (stage.path / "decisions.jsonl").write_text("one\n")
+    (stage.path / "items.jsonl").write_text("made\n")
+    stage.begin(Config(4))
+    stage.begin(Config(5))
+    assert (stage.path / "decisions.jsonl").read_text() == "one\n"
+    assert not (stage.path / "items.jsonl").exists()
+    # A kill between setting aside and taking back.
+    previous = tmp_path / "review.previous"
+    (stage.path / "decisions.jsonl").rename(previous / "decisions.jsonl")
+    stage.begin(Config(6))
+    assert (stage.path / "decisions.jsonl").read_text() == "one\n"
+
+
 def test_interrupted_stage_finds_its_state(tmp_path):
     run = RunDir(tmp_path)
 

@@ -191,7 +191,7 @@ def test_scores_beside_rules_and_dimensions_by_name(model, samples, pool):
     alone = replace(samples[0], rewards=[{"rule": "keye_rm"}])
     (only,) = score_groups([alone], [["x", "y"]], pool, model)
     assert only[0].total + only[1].total == pytest.approx(1.0, abs=1e-6)
-    assert only[0].verifiers == ("keye_rm",)
+    assert only[0].verifiers == ("keye_rm",) and only[0].by_model
 
 
 def test_a_gate_closes_the_model_s_part_too(model, samples, pool):

@@ -120,12 +120,14 @@ def test_full_scale_words_all_kinds_in_sentences():
 def test_soft_constraints_come_with_a_judge_only():
     plain = made(asked(), soft=2)
     assert not any(c["kind"] in SOFT for c in plain.constraints)
-    judged = made(asked(), soft=2, judge=JUDGE)
+    judged = made(asked(), soft=2, judge=JUDGE, count=[4, 4])
+    assert len(judged.constraints) == 4
     soft = [c for c in judged.constraints if c["kind"] in SOFT]
     assert len(soft) == 2 and all(c["value"] in SOFT_VALUES[c["kind"]] for c in soft)
     assert all(SOFT[c["kind"]].format(**c) in query(judged) for c in soft)
     entry = judged.rewards[-1]
     assert (entry["rule"], entry["name"], entry["url"]) == ("soft_constraints", "soft", JUDGE.url)
+    assert len(made(asked(), soft=2, judge=JUDGE, count=[3, 3]).constraints) == 3
     only = made(asked(constraints=[{"kind": "tone", "value": "dry"}]), judge=JUDGE)
     assert "constraints" not in [entry["rule"] for entry in only.rewards]
     assert len(SOFT_VALUES) == 20 and set(SOFT_VALUES) < set(SOFT)

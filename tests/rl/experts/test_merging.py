@@ -127,6 +127,7 @@ def test_weights_and_ties_reach_the_checkpoint(
         ("uniform", {"ocr": 1.0}, "isn't read by method=uniform"),
         ("weighted", {}, "needs merge.weights"),
         ("weighted", {"base": -1.0, "ocr": 2.0}, "no negative weight"),
+        ("ties", {"ocr": -1.0}, "no negative weight; method=task_arithmetic subtracts"),
         ("ties", {"base": 1.0}, r"'base' is no model of this merge \(ocr, math\)"),
     ],
 )

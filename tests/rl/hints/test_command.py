@@ -36,6 +36,8 @@ class Endpoint(BaseHTTPRequestHandler):
 
     bodies: list[dict[str, Any]]
     broken = False
+    too_large = "\0"
+    """Requests with this text are refused."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -46,7 +48,8 @@ class Endpoint(BaseHTTPRequestHandler):
         if "hopeless" in text and level == 1:
             reply = "use the formula"
         answer = json.dumps({"choices": [{"message": {"content": reply}}], "usage": {}}).encode()
-        self.send_response(500 if self.server.broken else 200)  # type: ignore[attr-defined]
+        status = 400 if self.too_large in text else 500 if self.server.broken else 200  # type: ignore[attr-defined]
+        self.send_response(status)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
@@ -140,6 +143,23 @@ def test_an_interrupted_command_goes_on_and_asks_nothing_twice(data: Path, endpo
     assert len(endpoint.bodies) == asked + (4 + 1) + (5 + 3)
     run_hints(config(data, endpoint))
     assert len(endpoint.bodies) == asked + 13
+
+
+def test_a_refused_request_costs_its_level_and_nothing_else(
+    data: Path, endpoint: Any, monkeypatch: pytest.MonkeyPatch
+):
+    # At the second attempt it is the only one left, and refused again.
+    monkeypatch.setattr(Endpoint, "too_large", "level 4")
+    run_hints(config(data, endpoint, levels=[1, 4], chunk=1))
+    rows = {row["id"]: row for row in RowLog(data.with_name("train.hinted.jsonl")).rows()}
+    assert list(rows) == ["a", "b", "c"]
+    assert all(row["hint_report"]["L4"].startswith("failed: judge") for row in rows.values())
+    assert rows["a"]["hint_report"]["L1"] == "written"
+    # An endpoint that refuses everything has been asked in a way that it doesn't understand.
+    monkeypatch.setattr(Endpoint, "too_large", "level")
+    data.with_name("train.hinted.jsonl").unlink()
+    with pytest.raises(KeyeError, match="status 400"):
+        run_hints(config(data, endpoint))
 
 
 def test_an_endpoint_that_is_down_stops_the_command_and_nothing_is_lost(data: Path, endpoint: Any):

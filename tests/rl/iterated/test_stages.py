@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from pretrain.data.ingest import FileDataConfig
@@ -33,8 +33,13 @@ def score(value: float | None, verifiers: tuple[str, ...] = ("math",)) -> Score:
     return Score(value, {"math": part}, verifiers)
 
 
-def best(*values: float | None, margin: float = 0.0, verifiers: tuple[str, ...] = ("math",)) -> int:
-    scores = [score(value, verifiers) for value in values]
+def best(
+    *values: float | None,
+    margin: float = 0.0,
+    verifiers: tuple[str, ...] = ("math",),
+    by_model: bool = False,
+) -> int:
+    scores = [replace(score(value, verifiers), by_model=by_model) for value in values]
     return Candidates([""] * len(values), scores, [True] * len(values)).best(margin)
 
 
@@ -43,6 +48,7 @@ def test_only_a_better_response_takes_the_place_of_a_reply():
     assert best(1.1, 1.1, 0.0) == 0  # as good is not better
     assert best(1.0, 1.1, 1.2, margin=0.15) == 2 and best(1.0, 1.1, margin=0.15) == 0
     assert best(0.0, 0.1) == 0 and best(0.0, 0.1, verifiers=()) == 1  # a verifier must accept it
+    assert best(0.4, 0.7, by_model=True) == 1  # a reward model accepts nothing, it prefers
     assert best(None, 1.0) == 0 and best(0.0, None) == 0  # a failed reward says nothing
     assert Candidates(["", ""], [score(0.0), score(1.0)], [True, False]).best(0.0) == 0
 
@@ -128,9 +134,15 @@ def test_an_interrupted_rejection_ends_as_an_unbroken_one(tmp_path: Path):
         reject(tmp_path / "b", stop_after=2)
     rows = tmp_path / "b" / "rejection" / "rows.jsonl"
     assert len(read_rows(rows)) == 16
-    # Killed between the two files: lineage of 16 rows, 15 rows and half of one.
+    # Killed between the two files: lineage of 16 rows, 15 rows and half of one, which a judge
+    # might score otherwise the second time.
     text = rows.read_text()
     rows.write_text(text[: text.rstrip().rfind("\n") + 40])
+    lineage = rows.with_name("lineage.jsonl")
+    last = json.loads(text.splitlines()[-1])["id"]
+    stale = {"id": last, "round": 1, "new": {"response": "another"}}
+    kept = [line for line in lineage.read_text().splitlines() if json.loads(line)["id"] != last]
+    lineage.write_text("\n".join([*kept, json.dumps(stale)]) + "\n")
     assert reject(tmp_path / "b") == whole
     for name in ("rows.jsonl", "lineage.jsonl"):
         paths = [tmp_path / run / "rejection" / name for run in "ab"]
@@ -148,6 +160,9 @@ def test_rows_are_learnt_in_a_new_order_every_epoch(tmp_path: Path):
     ]
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(row["response"] for row in rows)
     assert epochs[0] != epochs[1]
+    source: Any = {index: WorldStream({"digits/sum": 1.0}, seed=9)[index] for index in range(10)}
+    with pytest.raises(KeyeError, match=r"was made when sample \d of the data was that one; now"):
+        TraceExamples(source, tmp_path / "rows.jsonl", seed=3)(0)
     conversation = examples(4)
     assert [message["role"] for message in conversation] == ["user", "assistant"]
     assert conversation[0]["content"][0]["image"].shape[-1] == 3
@@ -170,14 +185,19 @@ def test_rows_of_files_bring_their_reply_or_a_solution(tmp_path: Path):
 
 
 class SometimesRight:
-    """Accuracy of prompt i: (i mod 5) / 4."""
+    """Accuracy of prompt i: (i mod 5) / 4; nothing is known of those with i mod 5 in `unknown`."""
+
+    def __init__(self, unknown: Sequence[int] = ()) -> None:
+        self.unknown = unknown
 
     def groups(self, samples: Sequence[Sample], *, n: int, seed: int) -> list[Any]:
         groups = []
         for sample in samples:
             share = int(sample.id.rpartition("/")[2]) % 5
-            correct = np.arange(n) < share
-            groups.append(SimpleNamespace(sample=sample, correct=correct, tokens=12 * n))
+            found = SimpleNamespace(sample=sample, tokens=12 * n, accuracy=share / n)
+            if share in self.unknown:  # judged by a reward model: it differs, or doesn't
+                found.accuracy, found.informative = None, share == 2
+            groups.append(found)
         return groups
 
 
@@ -187,7 +207,8 @@ def test_prompts_with_an_accuracy_strictly_between_0_and_1_are_kept(tmp_path: Pa
     settings = {"samples": 4, "chunk": 4, "seed": 0}
     summary = filter_prompts(stream, 20, rollouts, tmp_path, **settings)
     assert summary == {
-        "prompts": 20, "kept": 12, "all_wrong": 0.2, "all_right": 0.2, "accuracy": 0.5,
+        "prompts": 20, "kept": 12, "unknown": 0,
+        "all_wrong": 0.2, "all_right": 0.2, "accuracy": 0.5,
     }  # fmt: skip
     log = tmp_path / "accuracy.jsonl"
     whole = log.read_text()
@@ -205,6 +226,13 @@ def test_prompts_with_an_accuracy_strictly_between_0_and_1_are_kept(tmp_path: Pa
     assert [int(s.id.rpartition("/")[2]) for s in again.take(12)] == second
     with pytest.raises(KeyeError, match="filtered prompts"):
         ChosenPrompts(stream, [1, 2], 2).load_state(prompts.state())
+
+
+def test_prompts_that_a_reward_model_judges_are_kept_where_it_tells_responses_apart(tmp_path: Path):
+    stream, rollouts = WorldStream({"digits/sum": 1.0}, seed=1), SometimesRight(unknown=(2, 3))
+    summary = filter_prompts(stream, 20, rollouts, tmp_path, samples=4, chunk=4, seed=0)  # type: ignore[arg-type]
+    assert (summary["unknown"], summary["kept"]) == (8, 8)  # i mod 5 is 1, or 2
+    assert summary["accuracy"] == pytest.approx((0 + 1 + 4) / 3 / 4)
 
 
 def test_a_filter_that_keeps_nothing_stops(tmp_path: Path):

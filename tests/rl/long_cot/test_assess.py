@@ -127,10 +127,14 @@ def test_low_marks_of_the_reward_model_are_findings(world: Any):
 
         def rate_group(self, groups: Any, mode: str, opponents: int) -> Any:
             assert mode == "think" and opponents == 2
-            return [[{"marks": {"consistency": 0.25, "clarity": 0.1}}, {"marks": {}}]]
+            low = {"marks": {"consistency": 0.25, "clarity": 0.1}, "malformed": 1, "fault": "x"}
+            unread = {"marks": {}, "malformed": 4, "fault": "no verdict"}
+            return [[low, unread], [{"marks": {}, "malformed": 0, "fault": ""}]]
 
-    groups = [(questions(rows[0]), ["a", "b"])]
+    groups = [(questions(rows[0]), ["a", "b"]), (questions(rows[0]), ["alone"])]
     model: Any = Marks()
-    low, unmarked = reward_model_findings(model, groups, ["consistency"], 0.5)[0]
+    (low, unread), (alone,) = reward_model_findings(model, groups, ["consistency"], 0.5)
     assert [finding.text for finding in low] == ["reward model: consistency 0.25"]
-    assert unmarked == []
+    # What could not be judged is no better than what was found flawed: people look at it.
+    assert [finding.text for finding in unread] == ["not judged by the reward model: no verdict"]
+    assert alone == []

@@ -45,11 +45,14 @@ def test_the_score_says_what_a_question_needs(
 class Policy:
     """Answers at once right if the question's number is even; without a picture if it is below 2.
 
-    It may be interrupted.
+    It may be interrupted. The rewards of question `failing` fail where `failing_unseen` says.
     """
 
-    def __init__(self, stop_after: int = 10**6) -> None:
+    def __init__(
+        self, stop_after: int = 10**6, failing: int = -1, failing_unseen: bool = False
+    ) -> None:
         self.stop_after, self.calls = stop_after, 0
+        self.failing = failing, failing_unseen
         self.asked: Counter[str] = Counter()
 
     def groups(self, samples: Any, *, n: int, seed: int) -> list[Any]:
@@ -64,7 +67,8 @@ class Policy:
             self.asked[sample.id] += 1
             number = int(sample.id.removesuffix("/blind").rpartition("/")[2])
             right = number < 2 if unseen else number % 2 == 0
-            groups.append(SimpleNamespace(correct=np.full(n, right)))
+            failed = self.failing == (number, unseen)
+            groups.append(SimpleNamespace(accuracy=None if failed else float(right)))
         return groups
 
 
@@ -95,6 +99,14 @@ def test_scores_are_measured_and_go_on_after_an_interruption(tmp_path: Path, wor
     policy = Policy()
     assert score(tmp_path / "b", policy, world) == (whole, rows)
     assert len(policy.asked) == 6  # three questions were left, each asked twice
+
+
+@pytest.mark.parametrize("unseen", [False, True])
+def test_a_question_whose_rewards_all_failed_has_no_score(tmp_path: Path, world: Any, unseen: bool):
+    summary, rows = score(tmp_path, Policy(failing=3, failing_unseen=unseen), world)
+    assert [row["score"] for row in rows] == [1, 3, 2, None, 2]
+    assert rows[3]["weight"] == 0 and summary["unscored"] == 0.2
+    assert summary["without_reasoning"] == pytest.approx(0.6 if unseen else 0.75)
 
 
 class NoTurns:

@@ -27,7 +27,6 @@ from rl.mpo.pairs import (
     PAIRS,
     REVIEW,
     PairExamples,
-    judged_by_model,
     make_pairs,
     pair_up,
     prompt_row,
@@ -74,7 +73,7 @@ def test_the_best_correct_response_meets_the_likeliest_wrong_one():
     assert pair_up(group, 5, 0.0) == [(1, 3), (0, 5)]
     assert pair_up(group, 1, margin=1.05) == [(1, 5)]
     row = prompt_row(4, group, PairConfig())
-    assert row["index"] == 4 and row["accuracy"] == pytest.approx(2 / 6)
+    assert row["index"] == 4 and row["accuracy"] == pytest.approx(2 / 5)
     assert row["pairs"][0]["chosen"] == {
         "text": "two", "ids": [7, 1], "reward": pytest.approx(1.1), "likelihood": -1.0,
     }  # fmt: skip
@@ -94,41 +93,23 @@ def test_without_a_verifier_rewards_alone_decide():
 def model_score(value: float) -> Score:
     """As the reward model's parts are merged where no rule verifies: it is the verifier then."""
     parts = {"keye_rm": RewardResult(value), "format": RewardResult(1.0)}
-    return Score(value + 0.1, parts, ("keye_rm",))
+    return Score(value + 0.1, parts, ("keye_rm",), by_model=True)
 
 
-JUDGED = [{"rule": "keye_rm", "weight": 1.0}, {"rule": "format", "weight": 0.1}]
-
-
-def judged_group(rewards: list[dict[str, Any]]) -> Group:
-    asked = replace(sample(), rewards=rewards)
-    group = make_group(asked, ["a", "b", "c", "d"], [0] * 4, [-3, -1, -2, -1.5])
+def judged_group() -> Group:
+    group = make_group(sample(), ["a", "b", "c", "d"], [0] * 4, [-3, -1, -2, -1.5])
     group.scores = [model_score(value) for value in (0.9, 0.7, 0.1, 0.3)]
     return group
 
 
 def test_where_only_the_reward_model_scores_it_chooses_and_calls_nothing_correct():
-    group = judged_group(JUDGED)
+    group = judged_group()
     assert not group.correct.any()  # a win rate is never quite 1
-    assert judged_by_model(group, {}) and judged_by_model(
-        replace_rewards(group, []), {"a/*": JUDGED}
-    )
-    row = prompt_row(0, group, PairConfig(margin=0.5, per_prompt=2), by_model=True)
+    row = prompt_row(0, group, PairConfig(margin=0.5, per_prompt=2))
     assert row["accuracy"] is None
     assert [
         (pair["kind"], pair["chosen"]["text"], pair["rejected"]["text"]) for pair in row["pairs"]
     ] == [("reward_model", "a", "d"), ("reward_model", "b", "c")]
-    # A renamed part is the reward model's still; a rule beside it that verifies knows the truth.
-    named = [{"rule": "keye_rm", "name": "judge"}]
-    assert not judged_by_model(replace_rewards(group, named), {})
-    for score in group.scores:
-        score.verifiers = ("judge#2",)
-    assert judged_by_model(replace_rewards(group, named), {})
-    assert not judged_by_model(make_group(sample(), ["2", "3"], [1, 0], [-1, -1]), {})
-
-
-def replace_rewards(group: Group, rewards: list[dict[str, Any]]) -> Group:
-    return replace(group, sample=replace(group.sample, rewards=rewards))
 
 
 class FakeRollouts:
@@ -249,10 +230,10 @@ class JudgedRollouts(FakeRollouts):
     def groups(self, samples: Sequence[Sample], *, n: int, seed: int) -> list[Group]:
         groups = []
         for asked in samples:
-            group = judged_group(JUDGED)
+            group = judged_group()
             if int(asked.id.rpartition("/")[2]) % 2 == 0:
                 group.scores = [model_score(0.5) for _ in group.scores]
-            groups.append(replace(group, sample=replace(asked, rewards=JUDGED)))
+            groups.append(replace(group, sample=asked))
         return groups
 
 

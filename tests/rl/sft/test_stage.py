@@ -209,7 +209,8 @@ def test_the_parts_build_on_each_other_and_decisions_sample_nothing_again(
     items = load_items(folder.stage("sft/curated").path / "review.jsonl")
     assert len(items) == 2 and items[0].findings == ("0% of sampled answers right, 4 tokens",)
 
-    log = DecisionLog(tmp_path / "decisions.jsonl")
+    # Where `python -m rl review` writes them unless told otherwise: beside the items.
+    log = DecisionLog(folder.stage("sft/curated").path / "decisions.jsonl")
     log.append(decide("row4", 0, "edit", "ann", response="five"))
     jobs, calls = SftJobs(new_run(f"sft.decisions=[{log.path}]")), answers.calls
     jobs.rows()
