@@ -23,7 +23,7 @@ from pretrain.run.stages import run_stage
 from pretrain.stages.pipeline import final_checkpoint
 from pretrain.stages.pipeline import pretrain as run_pretraining
 from rl.config import RlConfig
-from rl.evaluate import Evaluation, EvaluationConfig, evaluate
+from rl.evaluate import Evaluation, EvaluationConfig, evaluate, reasoning_by_difficulty
 from rl.groups import Group
 from rl.launch import announce
 from rl.learner import LearnerGroup
@@ -109,6 +109,7 @@ def evaluation(run: Run, name: str) -> None:
             "table": result.table(),
             "by_task": result.by_task(),
             "behaviour": result.behaviour(),
+            "reasoning_by_difficulty": reasoning_by_difficulty(result),
         }
 
     how = [cfg, run.cfg.sampling, *reward_identity(run.cfg), *tool_identity(run.cfg)]

@@ -10,12 +10,14 @@ r"""Does a hint say more than its level allows?
 
 Invariant: the checks err on the strict side. A sound hint that is refused costs one level of one
 prompt; a leaking one would teach the policy to copy, and its level's statistics would mean nothing.
-They read texts only, in linear time, and know no sample.
+They read texts only, in linear time.
 """
 
 from __future__ import annotations
 
 import re
+
+from pretrain.data.sample import Sample
 
 CHECKED_LEVELS = 4
 """L1…L4 are checked; L5 is the solution itself."""
@@ -40,6 +42,30 @@ _METHOD = re.compile(
     re.IGNORECASE,
 )
 _SHORT_CHOICES = {"yes", "no", "true", "false"}
+
+
+def sample_leak(level: int, hint: str, sample: Sample) -> str | None:
+    """`leak` for every text that would give this sample away: its answer, the alternatives in a
+    column `answers`, and the words of the option that a choice letter stands for."""
+    return next((r for answer in answers(sample) if (r := leak(level, hint, answer))), None)
+
+
+def answers(sample: Sample) -> list[str]:
+    """The texts that answer a sample, the reference first."""
+    given = sample.extra.get("answers") or []
+    found = [sample.answer, *map(str, given if isinstance(given, list) else [given])]
+    letter = _bare(sample.answer)
+    if len(letter) == 1 and letter.isalpha():
+        option = re.compile(rf"^\s*\(?{letter}[.):：、]\s*(\S.*?)\s*$", re.MULTILINE)
+        found += option.findall(_text(sample))
+    return list(dict.fromkeys(found))
+
+
+def _text(sample: Sample) -> str:
+    content = sample.messages[-1]["content"]
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] for part in content if part["type"] == "text")
 
 
 def leak(level: int, hint: str, answer: str) -> str | None:

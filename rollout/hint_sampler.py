@@ -22,7 +22,7 @@ from pretrain.data.sample import HINT_LEVELS, Sample
 from pretrain.run.directory import disk_guard
 from pretrain.run.metrics import read_rows
 from rollout.config import HintConfig
-from rollout.hint_leaks import leak
+from rollout.hint_leaks import sample_leak
 from rollout.hint_memory import HintMemory
 
 GroupT = TypeVar("GroupT")
@@ -198,7 +198,7 @@ class HintSampler:
         if not self.config.check_leaks:
             return True
         text = hint(sample, level)
-        reason = leak(level, text, sample.answer)
+        reason = sample_leak(level, text, sample)
         if reason is None:
             return True
         counts.leaking += 1

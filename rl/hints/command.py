@@ -29,7 +29,7 @@ from rl.hints.writers import (
 )
 from rl.row_log import RowLog
 from rollout.config import EngineConfig, SamplingConfig
-from rollout.hint_leaks import leak
+from rollout.hint_leaks import sample_leak
 from rollout.seeds import stable_seed
 
 REPORT = "hint_report"
@@ -93,7 +93,7 @@ def open_draft(sample: Sample, levels: Sequence[int], overwrite: bool) -> Draft:
     draft = Draft(sample, hints, {}, {})
     for level in range(1, HINT_LEVELS + 1):
         text = hints[level - 1]
-        reason = leak(level, text, sample.answer) if text else None
+        reason = sample_leak(level, text, sample) if text else None
         wanted = level in levels and (overwrite or not has_hint(sample, level) or reason)
         if wanted:
             draft.hints[level - 1] = ""
@@ -138,7 +138,7 @@ def _take(draft: Draft, level: int, reply: str | WriterFailure) -> None:
     if not text:
         draft.report[key] = "failed: the reply holds no text"
         return
-    reason = leak(level, text, draft.sample.answer)
+    reason = sample_leak(level, text, draft.sample)
     if reason:
         draft.report[key] = f"leak: {reason}"
         draft.refused[level] = (text, reason)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from pretrain.data.sample import Sample
 from pretrain.data.stream import WorldStream
-from rollout.hint_leaks import contains_answer, leak
+from rollout.hint_leaks import contains_answer, leak, sample_leak
 
 README_HINTS = [
     "look at the right angle",
@@ -76,3 +79,16 @@ def test_what_a_level_may_say_is_not_refused(level, text, answer):
 def test_signs_do_not_hide_a_number():
     assert contains_answer("it is 5 below", "-5") == "5"
     assert contains_answer("anything", "") is None
+
+
+def test_alternatives_and_the_words_of_the_right_option_are_the_answer_too():
+    def asked(question: str, answer: str, **extra: Any) -> Sample:
+        messages = [{"role": "user", "content": [{"type": "text", "text": question}]}]
+        return Sample(id="q", messages=messages, answer=answer, task_type="a/b", extra=extra)
+
+    capital = asked("Which is the capital?\nA. Lyon\n(B) Paris\nC) Nice", "B")
+    assert sample_leak(2, "think of Paris", capital) == "L2 contains the answer ('Paris')"
+    assert sample_leak(2, "think of Lyon and Nice", capital) is None
+    car = asked("what is it?", "car", answers=["car", "automobile"])
+    assert sample_leak(1, "an automobile", car) == "L1 contains the answer ('automobile')"
+    assert sample_leak(5, "an automobile", car) is None
