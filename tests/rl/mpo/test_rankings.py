@@ -67,7 +67,11 @@ class Judged:
                 Trajectory(sample.id, prompt, ids[k], logprobs, 0, 0, k, "stop") for k in range(4)
             ]
             values = [0.9, 0.6, 0.3, 0.0]
-            scores = [Score(v, {"keye_rm": RewardResult(v)}, ("keye_rm",)) for v in values]
+            parts = [{"keye_rm": RewardResult(value)} for value in values]
+            scores = [
+                Score(value, part, ("keye_rm",), by_model=True)
+                for value, part in zip(values, parts, strict=True)
+            ]
             groups.append(Group(sample, 0, prompt, trajectories, list("abcd"), scores))
         return groups
 
