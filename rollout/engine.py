@@ -166,8 +166,8 @@ class Engine:
         return llm
 
     def _warm_up(self) -> None:
-        """Two tokens after one: what vLLM compiles in its first step belongs to the start. When busy,
-        that alone, or waiting for another engine's compiler, takes longer than `hang_seconds`."""
+        """Two tokens after one: what vLLM compiles in its first step belongs to the start. On busy
+        cores that, or waiting for another engine's compiler, takes longer than `hang_seconds`."""
         ids = self._stop[:1] or [0]
         request = PromptRequest("warm-up", np.asarray(ids, np.int32), ids, {}, {}, seeds=[0])
         self.generate([request], SamplingConfig(max_tokens=2, ignore_eos=True))
