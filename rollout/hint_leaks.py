@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 
+from pretrain.data.render import query
 from pretrain.data.sample import Sample
 
 CHECKED_LEVELS = 4
@@ -57,15 +58,8 @@ def answers(sample: Sample) -> list[str]:
     letter = _bare(sample.answer)
     if len(letter) == 1 and letter.isalpha():
         option = re.compile(rf"^\s*\(?{letter}[.):：、]\s*(\S.*?)\s*$", re.MULTILINE)
-        found += option.findall(_text(sample))
+        found += option.findall(query(sample))
     return list(dict.fromkeys(found))
-
-
-def _text(sample: Sample) -> str:
-    content = sample.messages[-1]["content"]
-    if isinstance(content, str):
-        return content
-    return "\n".join(part["text"] for part in content if part["type"] == "text")
 
 
 def leak(level: int, hint: str, answer: str) -> str | None:

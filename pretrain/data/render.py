@@ -31,6 +31,14 @@ def render(sample: Sample, hint_level: int = 0) -> list[dict[str, Any]]:
     return [*before, {"role": last["role"], "content": _with_suffix(last["content"], suffix)}]
 
 
+def query(sample: Sample) -> str:
+    """The text of the user's last turn."""
+    content = sample.messages[-1]["content"]
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] for part in content if part["type"] == "text")
+
+
 def hint(sample: Sample, level: int) -> str:
     """The text of hint L`level`, 1…5; `SampleError` when the sample lacks it."""
     if not 1 <= level <= HINT_LEVELS:

@@ -40,6 +40,8 @@ SHORT_BASE = Path("/tmp")
 TEMP_PREFIX = "keye-ray-"
 # A dead actor is looked for this often while others of the same call still work.
 POLL_SECONDS = 1.0
+# So long may Ray need to notice that an actor of a call is dead, after another one has failed.
+DEATH_SECONDS = 3.0
 STACK_LINES = 40
 MAX_STACKS = 3
 LOG_LINES = 15
@@ -222,8 +224,21 @@ def call(
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=min(left, POLL_SECONDS))
         for ref in ready:
             index = waiting.pop(ref)
-            values[index] = _value(ref, phase, names[index], index)
+            try:
+                values[index] = _value(ref, phase, names[index], index)
+            except RayTaskError:
+                _raise_death(waiting, names, phase)
+                raise
     return values[0] if single else [values[i] for i in range(len(wanted))]
+
+
+def _raise_death(waiting: dict[ray.ObjectRef, int], names: list[str], phase: str) -> None:
+    """Raise `WorkerDied` if another actor of the call is gone: a collective operation breaks in
+    the living ones before Ray has noticed the death, and their error names nobody."""
+    ended, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=DEATH_SECONDS)
+    for ref in ended:
+        with suppress(RayTaskError):
+            _value(ref, phase, names[waiting[ref]], waiting[ref])
 
 
 def _timeout(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pretrain.data.render import query
 from pretrain.data.sample import Sample
 from pretrain.data.world.text import WORDS
 from pretrain.run.errors import ConfigError
@@ -16,7 +17,7 @@ from rewards.constraints.compose import compose, describe
 from rewards.constraints.kinds import KINDS
 from rewards.judge.templates import SOFT
 from rl.alignment.config import AlignmentConfig, InstructionConfig
-from rl.alignment.prompts import BOX, answer_entries, format_entry, marked, query, with_query
+from rl.alignment.prompts import BOX, answer_entries, format_entry, marked, with_query
 from rl.alignment.writer import written_answer
 
 Constraint = dict[str, Any]

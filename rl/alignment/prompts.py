@@ -68,14 +68,6 @@ def is_boxed(sample: Sample) -> bool:
     return sample.mode != "no_think" or answers
 
 
-def query(sample: Sample) -> str:
-    """The text of the user's last turn."""
-    content = sample.messages[-1]["content"]
-    if isinstance(content, str):
-        return content
-    return "\n".join(part["text"] for part in content if part["type"] == "text")
-
-
 def section(sample: Sample, answer: str, reason: bool) -> str:
     """A written answer in the structure of the sample's mode."""
     if sample.mode == "no_think":

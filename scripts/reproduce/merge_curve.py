@@ -9,7 +9,8 @@ Two relations are checked, with paired 95 % intervals over prompts (answers aver
 * merged > base and merged > expert on OCR, at the step where merging does best;
 * merged quality rises from the base's (step 0) and falls again by the last step;
 
-and, at the same step, what an expert costs on all other tasks and how much a merge gives back.
+and, at the same step, what an expert costs on all other tasks and how much a merge gives back (a
+figure added after the first results had been seen).
 
 That step is chosen on validation prompts, so nothing is chosen on the test prompts; corpus, rate
 and steps were fixed before the first run. Run it again after an interruption: what is finished is

@@ -6,7 +6,9 @@ numbers are `recipe=full`'s, without the reward model. After each the same held-
 asked; a change is paired over them, answers averaged over the seeds.
 
 Alignment has held-out prompts of its own, of each of its sources: they are asked before and after.
-Whether a stage does what it is for is decided by one measure, fixed before the first run: `CLAIMS`.
+Whether a stage does what it is for is decided by one measure, `CLAIMS`, written before the
+committed results (a run broken off earlier had shown its evaluation after the cold start, on other
+tasks).
 Run it again after an interruption: what is finished is kept.
 """
 

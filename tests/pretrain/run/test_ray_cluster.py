@@ -41,6 +41,10 @@ def worker_class(session):
             print("last words", file=sys.stderr, flush=True)
             os._exit(3)
 
+        def die_soon(self):
+            time.sleep(0.5)
+            self.die()
+
         def refuse(self):
             from pretrain.run.errors import KeyeError
 
@@ -88,6 +92,18 @@ def test_dead_worker_is_named_while_its_peer_hangs(pair):
     assert (caught.value.worker, caught.value.index) == ("rank 1", 1)
     assert "rank 1 died in phase 'learn'" in str(caught.value)
     assert "last words" in str(caught.value)
+
+
+def test_dead_worker_is_named_though_its_peer_fails_first(pair):
+    """As in a collective operation, which breaks before the death of its other side is known."""
+    refs = [pair[0].fail.remote(), pair[1].die_soon.remote()]
+    with pytest.raises(WorkerDied, match="rank 1 died in phase 'learn'"):
+        call(refs, phase="learn", worker=["rank 0", "rank 1"], timeout_s=60)
+
+
+def test_a_defect_is_shown_while_its_peer_hangs(pair):
+    with pytest.raises(ValueError, match="a defect"):
+        call([pair[0].fail.remote(), pair[1].hang.remote()], phase="p", worker="rank", timeout_s=60)
 
 
 def test_hung_worker_is_named_with_its_stack(pair):

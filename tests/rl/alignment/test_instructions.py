@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pretrain.data.render import query
 from pretrain.data.sample import Sample
 from pretrain.run.errors import ConfigError
 from rewards.constraints.kinds import KINDS, satisfied
@@ -15,7 +16,6 @@ from rewards.judge.templates import SOFT
 from rl.alignment.config import AlignmentConfig, InstructionConfig, JudgeConfig
 from rl.alignment.instructions import SOFT_VALUES, TINY, check_kinds, with_constraints
 from rl.alignment.marks import marks
-from rl.alignment.prompts import query
 from rl.alignment.writer import written_answer, written_instructions
 
 JUDGE = JudgeConfig(url="http://127.0.0.1:9/v1", model="m")

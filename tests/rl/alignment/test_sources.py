@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pretrain.data.render import query
 from pretrain.data.sample import Sample, SampleError
 from pretrain.run.command import compose
 from pretrain.run.errors import ConfigError, KeyeError
@@ -27,7 +28,6 @@ from rl.alignment.config import (
 from rl.alignment.examples import AlignmentExamples, written
 from rl.alignment.formats import FORMS, with_format
 from rl.alignment.marks import marks
-from rl.alignment.prompts import query
 from rl.alignment.sources import AlignmentPrompts, Source
 from rl.alignment.stages import announce_mix, check
 from rl.alignment.steps import WORDING, with_steps
