@@ -45,6 +45,7 @@ BY_SEED = {
     "merged": "evaluate_before",
     "RL": "round0/evaluate",
     "iterated": "round1/evaluate",
+    "aligned SFT": "evaluate_alignment_sft",
     "aligned": "evaluate_aligned",
 }
 """What is measured → the stage that measures it."""
