@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pretrain.run.directory import disk_guard
+from pretrain.run.directory import atomic_write, disk_guard
 from pretrain.run.errors import KeyeError
 
 
@@ -58,12 +58,22 @@ class RowLog:
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
         """Write rows and bring them to the disk."""
         rows = list(rows)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(map(_line, rows))
         with disk_guard(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         self.ids |= {row["id"] for row in rows}
+
+    def replace(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Put rows in the place of those with their ids; the file is whole at any moment."""
+        changed = {row["id"]: row for row in rows}
+        kept = [changed.get(row["id"], row) for row in self.rows()]
+        atomic_write(self.path, "".join(map(_line, kept)))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _is_row(line: bytes) -> bool:

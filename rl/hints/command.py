@@ -2,7 +2,8 @@
 
 Invariants: a level is written only where the row has none or one that leaks; what leaks after all
 attempts becomes an empty string (a missing level) with its reason beside it; rows are written as
-soon as they are done, so the same command goes on after an interruption and asks for nothing twice.
+soon as they are done, so the same command goes on after an interruption and asks for nothing twice
+but for levels that nobody could write ("failed").
 """
 
 import contextlib
@@ -103,8 +104,19 @@ def open_draft(sample: Sample, levels: Sequence[int], overwrite: bool) -> Draft:
     return draft
 
 
-def write_levels(drafts: Sequence[Draft], writer: Writer, attempts: int, seed: int) -> None:
+def open_again(sample: Sample, row: dict[str, Any], levels: Sequence[int]) -> Draft:
+    """A written row with those of its levels open that failed; the others stay as they are."""
+    failed = _failed(row, levels)
+    hints = list(row["hints"] or [""] * HINT_LEVELS)
+    return Draft(sample, hints, dict(row[REPORT]), dict.fromkeys(failed, ("", "")))
+
+
+def write_levels(
+    drafts: Sequence[Draft], writer: Writer, attempts: int, seed: int, answered: bool = False
+) -> None:
     """Fill the open levels of some rows, all levels of all rows together, attempt by attempt.
+
+    `answered`: whether the writer has given texts before (`nobody_answers`).
 
     Raises:
         KeyeError: nobody answers (`nobody_answers`).
@@ -119,7 +131,7 @@ def write_levels(drafts: Sequence[Draft], writer: Writer, attempts: int, seed: i
         ]
         seeds = [stable_seed(seed, d.sample.id, level, attempt) for d, level in open_levels]
         replies = writer.write(requests, seeds)
-        if nobody_answers(replies, answered=attempt > 0):
+        if nobody_answers(replies, answered or attempt > 0):
             raise KeyeError(
                 f"no hint could be written ({replies[0]}). What was complete is kept: mend that "
                 "and run the same command again."
@@ -152,10 +164,11 @@ def run_hints(cfg: HintsConfig) -> None:
     """Write the file, then say how many levels were kept, written, refused and failed."""
     out = _out(cfg)
     data = SampleFiles(cfg.data)
-    counts: Counter[tuple[str, str]] = Counter()
     with contextlib.nullcontext() if cfg.url else ray_session(), _writer(cfg) as writer:
         log = RowLog(out)
-        left = [index for index in range(len(data)) if data.unloaded(index).id not in log.ids]
+        places = {data.unloaded(index).id: index for index in range(len(data))}
+        failed = [row for row in log.rows() if row["id"] in places and _failed(row, cfg.levels)]
+        left = [index for id, index in places.items() if id not in log.ids]
         say(f"hints: {len(data) - len(left)} of {len(data)} rows are done already ({out})")
         with Progress("hints", total=len(data)) as bar:
             bar.advance(len(data) - len(left))
@@ -165,18 +178,38 @@ def run_hints(cfg: HintsConfig) -> None:
                 write_levels(drafts, writer, cfg.attempts, cfg.seed)
                 log.append([_row(data.unloaded(i), d) for i, d in zip(chunk, drafts, strict=True)])
                 bar.advance(len(chunk))
+        if failed:
+            say(f"hints: levels of {len(failed)} rows had failed and are asked for again")
+        for start in range(0, len(failed), cfg.chunk):
+            rows = failed[start : start + cfg.chunk]
+            drafts = [open_again(data[places[row["id"]]], row, cfg.levels) for row in rows]
+            write_levels(drafts, writer, cfg.attempts, cfg.seed, answered=True)
+            log.replace([row | _columns(d) for row, d in zip(rows, drafts, strict=True)])
+    _show(log)
+
+
+def _show(log: RowLog) -> None:
+    counts: Counter[tuple[str, str]] = Counter()
     for row in log.rows():
         for level, outcome in row[REPORT].items():
             counts[level, outcome.partition(":")[0]] += 1
     outcomes = ("kept", "written", "leak", "failed")
     levels = [f"L{level}" for level in range(1, HINT_LEVELS + 1)]
     rows = [[level, *(counts[level, outcome] for outcome in outcomes)] for level in levels]
-    table(f"hints in {out}", ["level", *outcomes], rows)
+    table(f"hints in {log.path}", ["level", *outcomes], rows)
+
+
+def _failed(row: dict[str, Any], levels: Sequence[int]) -> list[int]:
+    """The wanted levels of a written row that nobody could write."""
+    return [level for level in levels if row[REPORT].get(f"L{level}", "").startswith("failed")]
+
+
+def _columns(draft: Draft) -> dict[str, Any]:
+    return {"hints": draft.hints if any(draft.hints) else None, REPORT: draft.report}
 
 
 def _row(sample: Sample, draft: Draft) -> dict[str, Any]:
-    hints = draft.hints if any(draft.hints) else None
-    return sample.to_row() | {"hints": hints, REPORT: draft.report}
+    return sample.to_row() | _columns(draft)
 
 
 def _out(cfg: HintsConfig) -> Path:

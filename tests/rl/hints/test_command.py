@@ -162,6 +162,30 @@ def test_a_refused_request_costs_its_level_and_nothing_else(
         run_hints(config(data, endpoint))
 
 
+def test_levels_that_failed_are_asked_for_again_and_the_rest_of_their_rows_stays(
+    data: Path, endpoint: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Endpoint, "too_large", "level 4")
+    run_hints(config(data, endpoint))
+    before = RowLog(data.with_name("train.hinted.jsonl")).rows()
+    asked = len(endpoint.bodies)
+    # Still refused: nothing changes, and the command ends as it did.
+    run_hints(config(data, endpoint))
+    assert RowLog(data.with_name("train.hinted.jsonl")).rows() == before
+    monkeypatch.setattr(Endpoint, "too_large", "\0")
+    endpoint.bodies.clear()
+    run_hints(config(data, endpoint))
+    after = RowLog(data.with_name("train.hinted.jsonl")).rows()
+    texts = [body["messages"][1]["content"][-1]["text"] for body in endpoint.bodies]
+    assert len(texts) == 3 < asked and all("level 4" in text for text in texts)
+    for old, new in zip(before, after, strict=True):
+        assert old["hints"][3] == "" and new["hints"][3] == "6·8 = 48"
+        old["hints"][3], old["hint_report"]["L4"] = new["hints"][3], "written"
+        assert new == old
+    # What a level leaks is no failure: it was asked for as often as it should be.
+    assert after[2]["hint_report"]["L1"].startswith("leak")
+
+
 def test_an_endpoint_that_is_down_stops_the_command_and_nothing_is_lost(data: Path, endpoint: Any):
     endpoint.broken = True
     with pytest.raises(KeyeError, match="status 500"):
