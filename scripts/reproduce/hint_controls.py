@@ -158,6 +158,7 @@ def analyse_levels(rows: list[dict[str, Any]]) -> dict[str, Any]:
     rerolls = np.array([row["rerolls"] for row in rows])  # [n, 5]
     wrong = correct == 0
     slopes = (wrong * (np.arange(6) - 2.5)).sum(1) / 17.5
+    trend = ttest_1samp(slopes, 0, alternative="less")
     rises = []
     for level in range(HINT_LEVELS):
         worse = int((~wrong[:, level] & wrong[:, level + 1]).sum())
@@ -171,7 +172,7 @@ def analyse_levels(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "all_wrong": [wilson(wrong[:, level]).to_dict() for level in LEVELS],
         "mean_correct": [float(correct[:, level].mean()) for level in LEVELS],
         "slope": float(slopes.mean()),
-        "trend_p": float(ttest_1samp(slopes, 0, alternative="less").pvalue),
+        "trend_p": float(trend.pvalue) if slopes.any() else 1.0,
         "rise_p": [float(p) for p in rises],
         "failed": int(failed.sum()),
         "rescued_by_hints": [wilson(by_hint[:, k]).to_dict() for k in range(HINT_LEVELS)],
