@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from rl.statistics import leaf, mean_interval, paired_difference, wilson
 from rollout.hint_leaks import leak
 
 RESULTS = Path(__file__).resolve().parent / "results"
+RUN = "reproduce_hints"
 ARMS = ("hints", "reroll")
 KINDS = ("greedy", "sampled", "pass_at_8")
 TASKS = {"digits/sum_hard": 2.0, "digits/sum": 1.0, "digits/difference": 1.0}
@@ -56,7 +58,7 @@ LEVELS = range(HINT_LEVELS + 1)
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="runs/quickstart/fuse/checkpoint", help="pre-trained")
-    parser.add_argument("--run", default="reproduce_hints", help="folder under runs/")
+    parser.add_argument("--run", default=RUN, help="folder under runs/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cold-start", type=int, default=600, help="hinted cold-start steps")
     parser.add_argument("--prompts", type=int, default=1024, help="prompts asked at every level")
@@ -250,8 +252,8 @@ def markdown(result: dict[str, Any], args: argparse.Namespace) -> str:
         "# Progressive hints and their controls",
         "",
         f"Command: `./scripts/reproduce/hints --seeds {seeds} --steps {args.steps} --cold-start "
-        f"{args.cold_start} --prompts {args.prompts}` (tiny model, think mode). Seeds vary "
-        "everything from the hinted cold start on. Intervals: 95 %.",
+        f"{args.cold_start} --prompts {args.prompts}{_place(args)}` (tiny model, think mode). "
+        "Seeds vary everything from the hinted cold start on. Intervals: 95 %.",
         "",
         f"## Independent sampling: {args.prompts} held-out prompts a seed, {SAMPLES} responses a "
         "level",
@@ -283,6 +285,12 @@ def markdown(result: dict[str, Any], args: argparse.Namespace) -> str:
     ]
     lines += ["![all-wrong shares by level, and what retries rescue](hints.png)", ""]
     return "\n".join(lines + (_arms(result) if result["arms"] else []))
+
+
+def _place(args: argparse.Namespace) -> str:
+    """The words that keep these results and runs beside the default ones, if they were given."""
+    run = f" --run {args.run}" if args.run != RUN else ""
+    return run + (f" --out {os.path.relpath(args.out)}" if args.out != RESULTS else "")
 
 
 def _arms(result: dict[str, Any]) -> list[str]:

@@ -105,6 +105,7 @@ def test_the_arms_are_compared_over_the_same_prompts_and_seeds(
         for name, right in zip(hints.ARMS, ends, strict=True):
             run(own / name, "evaluate_after", right, gspo=True)
     args = SimpleNamespace(run="x", seeds=[0, 1], steps=40, cold_start=200, prompts=PROMPTS)
+    args.out = hints.RESULTS
     result = hints.report(args)
     cell = result["arms"]["all"]["greedy"]
     assert cell["before"]["value"] == pytest.approx(0.5)
@@ -116,6 +117,7 @@ def test_the_arms_are_compared_over_the_same_prompts_and_seeds(
     assert cost["response_tokens"] == 40 * 200 and cost["seconds"] == 120
     assert (cost["all_wrong_first"], cost["all_wrong_last"]) == (0.5, 0.25)
     text = hints.markdown(result, args)
+    assert f"--prompts {PROMPTS} --run x`" in text
     assert "| all | greedy | 0.500" in text and "+0.100 +0.000" in text
     hints.draw(result, tmp_path / "hints.png")
     assert (tmp_path / "hints.png").stat().st_size > 10_000
