@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ast
 import re
+from decimal import Decimal
 from typing import Any
 
 from rewards.answer import answer_text
 from rewards.registry import rule
 from rewards.result import RewardResult
+from rewards.rules.math import plain_number
 from rewards.sandbox.client import Limits, SandboxError, run_isolated
 
 FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)```", re.DOTALL)
 LONGEST = 100_000  # characters of code
 DEADLINE_S = 40.0
+NEAR = Decimal("5e-7")  # six decimals, as `math` compares
 
 
 @rule(deadline_s=DEADLINE_S)
@@ -24,6 +27,7 @@ def code(
     partial: bool = False,
     seconds: float = 2.0,
     memory_mb: int = 256,
+    by_value: bool = False,
 ) -> RewardResult:
     """1.0 if the program in the answer passes all tests, else 0.0; `partial`: the share passed.
 
@@ -31,8 +35,9 @@ def code(
     of `{input, output}` (standard input and expected output), `{call, expected}` (an expression
     and its value), and Python statements (`assert f(2) == 4`, or a whole test function with its
     call). Expected values of the first two kinds, and of asserts that compare with a literal,
-    never enter the sandbox, so that no program can fake them. A test that takes more than
-    `seconds` of CPU time is a failed test. Where code cannot be isolated the status is `error`.
+    never enter the sandbox, so that no program can fake them. `by_value`: an output that is one
+    number is right in any spelling (`42.0` for 42). A test that takes more than `seconds` of CPU
+    time is a failed test. Where code cannot be isolated the status is `error`.
     """
     wanted = tests or sample.get("tests")
     if not wanted:
@@ -50,7 +55,7 @@ def code(
     except SandboxError as error:
         return RewardResult.failure(str(error))
     passed = sum(
-        report["status"] == "ok" and _same_output(report["stdout"], str(test["output"]))
+        report["status"] == "ok" and _same_output(report["stdout"], str(test["output"]), by_value)
         for report, test in zip(reports, programs, strict=False)
     )
     rest = reports[len(programs) :]
@@ -118,13 +123,16 @@ def comparison(test: str) -> tuple[str, Any] | None:
     return f"bool({ast.unparse(condition)})", True
 
 
-def _same_output(given: str, wanted: str) -> bool:
-    """Equal line by line, without spaces at line ends and empty lines at the end."""
+def _same_output(given: str, wanted: str, by_value: bool) -> bool:
+    """Equal line by line, without spaces at line ends and empty lines at the end; or the number."""
 
     def lines(text: str) -> list[str]:
         return [line.rstrip() for line in text.rstrip().splitlines()]
 
-    return lines(given) == lines(wanted)
+    if lines(given) == lines(wanted):
+        return True
+    left, right = plain_number(given.strip()), plain_number(wanted.strip())
+    return by_value and left is not None and right is not None and abs(left - right) < NEAR
 
 
 def _same_value(result: dict[str, Any], wanted: Any) -> bool:

@@ -18,6 +18,8 @@ VOID = frozenset(
 LONGEST = 200_000  # characters
 FENCE = re.compile(r"(`{3,}|~{3,})\s*([\w+-]*)\s*$")
 TABLE_RULE = re.compile(r"\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?$")
+LANGUAGES = {"py": "python", "python3": "python"}
+"""Other names of a code fence's language."""
 
 
 @rule()
@@ -77,6 +79,12 @@ def markdown_blocks(text: str) -> tuple[list[str], list[str]]:
     Faults: a fence that is not closed, a table whose rows differ in their number of columns, a
     heading level that is skipped. Consecutive lines of a kind are one block.
     """
+    kinds, faults = _named_blocks(text)
+    return [kind.partition(":")[0] for kind in kinds], faults
+
+
+def _named_blocks(text: str) -> tuple[list[str], list[str]]:
+    """`markdown_blocks`, where code whose fence names a language is `code:LANGUAGE`."""
     kinds: list[str] = []
     faults: list[str] = []
     lines = text.splitlines()
@@ -84,10 +92,10 @@ def markdown_blocks(text: str) -> tuple[list[str], list[str]]:
     while index < len(lines):
         line = lines[index].strip()
         kind = _line_kind(line, lines[index + 1].strip() if index + 1 < len(lines) else "")
-        if kind == "code":
+        if kind[:4] == "code":
             end = _fence_end(lines, index)
             if end is None:
-                return [*kinds, "code"], [*faults, "a code fence is not closed"]
+                return [*kinds, kind], [*faults, "a code fence is not closed"]
             index = end
         elif kind == "table":
             end = index
@@ -100,7 +108,7 @@ def markdown_blocks(text: str) -> tuple[list[str], list[str]]:
             if int(kind[1]) > level + 1:
                 faults.append(f"{kind} after {f'h{level}' if level else 'no heading'}")
             level = int(kind[1])
-        single = kind[:1] == "h" or kind in ("code", "table")
+        single = kind[:1] == "h" or kind[:4] == "code" or kind == "table"
         if kind and (single or previous_blank or kinds[-1:] != [kind]):
             kinds.append(kind)
         previous_blank = not kind
@@ -111,8 +119,9 @@ def markdown_blocks(text: str) -> tuple[list[str], list[str]]:
 def _line_kind(line: str, following: str) -> str:
     if not line:
         return ""
-    if FENCE.match(line):
-        return "code"
+    if match := FENCE.match(line):
+        language = match.group(2).lower()
+        return f"code:{LANGUAGES.get(language, language)}" if language else "code"
     if match := re.match(r"(#{1,6})\s+\S", line):
         return f"h{len(match.group(1))}"
     if "|" in line and "|" in following and TABLE_RULE.fullmatch(following):
@@ -141,26 +150,40 @@ def _cells(row: str) -> int:
 
 @rule()
 def markdown(
-    response: str, sample: dict[str, Any], require: list[str] | None = None, compare: bool = False
+    response: str,
+    sample: dict[str, Any],
+    require: list[str] | None = None,
+    only: bool = False,
+    compare: bool = False,
 ) -> RewardResult:
     """1.0 if the answer is well-formed Markdown with all `require`d block kinds, else 0.0.
 
-    Kinds: h1…h6, heading, code, table, bullet, number, quote. Well-formed: fences are closed,
-    tables have equal rows, no heading level is skipped. `compare=True`: the similarity (1 −
-    normalised edit distance) of its block kinds to those of the sample's answer instead.
+    Kinds: h1…h6, heading, code, code:LANGUAGE, table, bullet, number, quote. Well-formed: fences
+    are closed, tables have equal rows, no heading level is skipped. `only=True`: the required
+    blocks are all there is, in that order. `compare=True`: the similarity (1 − normalised edit
+    distance) of its block kinds to those of the sample's answer instead.
     """
     text = answer_text(response, sample.get("mode")) or ""
     if not text.strip() or len(text) > LONGEST:
         return RewardResult(0.0, details={"reason": "empty or too long"})
-    kinds, faults = markdown_blocks(text)
-    have = {*kinds, *(["heading"] if any(k[0] == "h" for k in kinds) else [])}
-    missing = sorted(set(require or []) - have)
+    kinds, faults = _named_blocks(text)
+    required = require or []
+    missing = sorted(name for name in set(required) if not any(_is(k, name) for k in kinds))
     if faults or missing:
         return RewardResult(0.0, details={"faults": faults[:5], "missing": missing})
+    alike = len(kinds) == len(required) and all(map(_is, kinds, required))
+    if only and not alike:
+        return RewardResult(0.0, details={"reason": "other blocks", "blocks": kinds[:50]})
     if not compare:
         return RewardResult(1.0)
+    kinds, _ = markdown_blocks(text)
     wanted, _ = markdown_blocks(str(sample.get("answer", "")))
     return RewardResult(similarity(kinds, wanted), details={"blocks": kinds[:50]})
+
+
+def _is(kind: str, name: str) -> bool:
+    """Whether a block is of the kind that is asked for by this name."""
+    return name in (kind, kind.partition(":")[0], "heading" if kind[0] == "h" else kind)
 
 
 class _Tags(HTMLParser):

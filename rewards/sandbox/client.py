@@ -28,6 +28,11 @@ class Limits:
     scratch_mb: int = 16  # all files together
 
 
+def check_isolation() -> None:
+    """SandboxError if code cannot be run here: for a job that should say so before it begins."""
+    run_isolated("", [{"stdin": ""}], Limits(), stop_at_failure=False)
+
+
 def run_isolated(
     code: str, runs: list[dict[str, Any]], limits: Limits, stop_at_failure: bool
 ) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from rl.sft.training import SftConfig
 
 SCALES = ("tiny", "full")
 DEFAULT_TASKS = {"digits/sum": 1.0, "digits/difference": 1.0, "digits/max": 1.0}
-FORMAT_KINDS = ("plain", "json", "json_code", "list", "heading", "table")
+FORMAT_KINDS = ("plain", "json", "json_code", "python", "list", "heading", "table")
 
 
 @dataclass
@@ -85,8 +85,9 @@ class FormatConfig(SourceConfig):
     )
     """Mix of response modes; the rows of files bring their own."""
     kinds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(FORMAT_KINDS, 1.0))
-    """Mix of forms: `plain` (the mode's alone), `json`, `json_code` (JSON in a code block), `list`,
-    `heading`, `table`; a weight of 0 leaves one out."""
+    """Mix of forms: `plain` (the mode's alone), `json`, `json_code` (JSON in a code block),
+    `python` (a program that prints the answer; only for answers that are a text or a number),
+    `list`, `heading`, `table`; a weight of 0 leaves one out."""
     short: bool = False
     """Ask for the form with one word instead of a sentence."""
     format_weight: float = 0.5
@@ -95,6 +96,9 @@ class FormatConfig(SourceConfig):
     """Weight of the form of the answer itself."""
     answer_weight: float = 0.5
     """Factor of the sample's own rewards."""
+    min_calls: int = 1
+    """Calls that the structure of rows with `tools` has at least: it is that of agentic thinking.
+    The rows are in think mode; any form of the answer goes with it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

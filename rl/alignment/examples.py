@@ -18,6 +18,7 @@ from rl.alignment.config import AlignmentConfig
 from rl.alignment.formats import written_format
 from rl.alignment.instructions import TINY
 from rl.alignment.prompts import pick
+from rl.alignment.row_tools import refuse_tools
 from rl.alignment.sources import Source
 from rl.alignment.writer import written_instructions
 from rl.tool_tasks import ToolTasks, ToolTraces
@@ -50,6 +51,8 @@ class AlignmentExamples:
                 "alignment.retrieval.files names rows of yours. Leave the stage out, or set "
                 "alignment.retrieval.files=[]"
             )
+        if cfg.formats.weight > 0:
+            refuse_tools(cfg.formats)
         sources = {n: own for n, own in cfg.sources().items() if n in WRITABLE}
         if not sources:
             raise ConfigError(f"alignment_sft: none of {', '.join(WRITABLE)} has a weight above 0")

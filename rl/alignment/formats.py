@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from pretrain.data.render import reply
-from pretrain.data.sample import Sample
+from pretrain.data.sample import Sample, SampleError
+from rewards.composition import OWN_KEYS
 from rewards.rules.math import plain_number
-from rl.alignment.config import AlignmentConfig
+from rl.alignment.config import AlignmentConfig, FormatConfig
 from rl.alignment.prompts import (
+    ANSWER,
     BOX,
     Entry,
+    agentic_entry,
     answer_entries,
     format_entry,
     is_boxed,
@@ -27,13 +30,16 @@ from rl.alignment.prompts import (
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a form is asked for, checked and written; `{box}` and `{json}` stand for the answer."""
+    """How a form is asked for, checked and written; `{box}`, `{json}` and `{literal}` stand for the
+    answer."""
 
     short: str
     full: str
     require: list[str]
     """Markdown blocks that it must have."""
     example: str
+    only: bool = False
+    """It has no other blocks."""
 
 
 FORMS: dict[str, Form] = {
@@ -44,6 +50,13 @@ FORMS: dict[str, Form] = {
         ["code"],
         "```\n{json}\n```",
     ),
+    "python": Form(
+        "python",
+        "Answer with one Python code block whose program prints the result.",
+        ["code:python"],
+        "```python\nprint({literal})\n```",
+        only=True,
+    ),
     "list": Form("list", "Answer with a Markdown list.", ["bullet"], "* {box}"),
     "heading": Form(
         "heading", "Answer in Markdown, below a heading.", ["heading"], "# answer\n{box}"
@@ -52,32 +65,73 @@ FORMS: dict[str, Form] = {
 }
 """Forms beside `plain`, which is the mode's structure alone."""
 KEY = "answer"
+TEXT_RULES, NUMBER_RULES = ("exact", "choice"), ("math", "number", "counting")
+"""Rules that, without arguments, look for one text or number: what a program can print."""
 
 
 def with_format(sample: Sample, rng: np.random.Generator, cfg: AlignmentConfig) -> Sample:
     """A form is drawn and asked for; format and content are the verifiers, and so is the answer.
 
-    A row's own `schema` takes the place of ours in `json` and `json_code`.
+    A row's own `schema` takes the place of ours in `json` and `json_code`. Rows that name `tools`
+    are held to the structure of agentic thinking, whatever the form of their answer.
     """
     own = cfg.formats
-    kind = pick(rng, {name: weight for name, weight in own.kinds.items() if weight > 0})
+    kind = pick(rng, _kinds(sample, own))
     entries = answer_entries(sample, own.answer_weight)
+    rewards = _structure(sample, own, boxed=kind == "plain")
     if kind == "plain":
-        rewards = [*format_entry(own.format_weight, own.format_gate, verifier=True), *entries]
-        return marked(replace(sample, rewards=rewards), "formats", kind)
+        return marked(replace(sample, rewards=[*rewards, *entries]), "formats", kind)
     form = FORMS[kind]
     wording = form.short if own.short else form.full
-    rewards = format_entry(own.format_weight, own.format_gate, verifier=True, boxed=False)
     if form.require:
-        markdown = {"rule": "markdown", "name": "content", "require": form.require}
-        rewards.append(markdown | {"weight": own.content_weight, "verifier": True})
+        markdown: Entry = {"rule": "markdown", "name": "content", "require": form.require}
+        markdown |= {"weight": own.content_weight, "verifier": True, "only": form.only}
+        rewards.append(markdown)
     if kind in ("json", "json_code"):
         rewards += _json_entries(sample, own.content_weight, entries)
+    elif kind == "python":
+        rewards += _program_entries(sample, entries)
     else:
         rewards += entries
         if entries and sample.mode == "no_think":
             wording += f" {BOX}" if own.short else f" Put the result in {BOX}."
     return marked(with_query(replace(sample, rewards=rewards), wording), "formats", kind)
+
+
+def _kinds(sample: Sample, own: FormatConfig) -> dict[str, float]:
+    """The forms that the sample's answer can have, with their weights."""
+    kinds = {name: weight for name, weight in own.kinds.items() if weight > 0}
+    if "python" in kinds and not _is_printable(sample):
+        del kinds["python"]
+    if not kinds:
+        raise SampleError(
+            f"sample {sample.id!r}: alignment.formats.kinds has python alone, and a program can "
+            f"print only what the rules {', '.join(TEXT_RULES)} (a text) or "
+            f"{', '.join(NUMBER_RULES)} (a number), without arguments, check; weigh another form"
+        )
+    return kinds
+
+
+def _is_printable(sample: Sample) -> bool:
+    """Whether one text or number is right; not a box in a picture, an essay, one of several."""
+    own = answer_entries(sample, 1.0)
+    if not own or sample.extra.get("answers"):
+        return False
+    known = TEXT_RULES if plain_number(sample.answer) is None else TEXT_RULES + NUMBER_RULES
+    return all(entry["rule"] in known and OWN_KEYS.issuperset(entry) for entry in own)
+
+
+def _structure(sample: Sample, own: FormatConfig, boxed: bool) -> list[Entry]:
+    """The reward for the mode's structure: with calls in it where the row names tools."""
+    args = {"verifier": True, "boxed": boxed}
+    if not sample.extra.get("tools"):
+        return format_entry(own.format_weight, own.format_gate, **args)
+    if sample.mode != "think":
+        raise SampleError(
+            f"sample {sample.id!r}: names `tools` in mode {sample.mode}, whose structure has no "
+            "calls. Give it the mode think, or leave out its `tools`"
+        )
+    return agentic_entry(own.format_weight, own.format_gate, own.min_calls, **args)
 
 
 def _json_entries(sample: Sample, weight: float, answers: list[Entry]) -> list[Entry]:
@@ -91,9 +145,21 @@ def _json_entries(sample: Sample, weight: float, answers: list[Entry]) -> list[E
     entries = [rule | {"name": "json", "weight": weight, "schema": schema}]
     if answers:
         right = {"required": [KEY], "properties": {KEY: {"enum": _values(sample.answer)}}}
-        total = sum(entry["weight"] for entry in answers)
-        entries.append(rule | {"name": "answer", "weight": total, "schema": right})
+        entries.append(rule | {"name": ANSWER, "weight": _weight(answers), "schema": right})
     return entries
+
+
+def _program_entries(sample: Sample, answers: list[Entry]) -> list[Entry]:
+    """A reward for a program that prints the answer."""
+    if not answers:
+        return []
+    tests = [{"input": "", "output": sample.answer}]
+    entry = {"rule": "code", "name": ANSWER, "weight": _weight(answers), "verifier": True}
+    return [entry | {"tests": tests, "by_value": True}]
+
+
+def _weight(answers: list[Entry]) -> float:
+    return sum(entry["weight"] for entry in answers)
 
 
 def _values(answer: str) -> list[Any]:
@@ -104,6 +170,14 @@ def _values(answer: str) -> list[Any]:
     return [int(number) if number == int(number) else float(number), answer]
 
 
+def _literal(answer: str) -> str:
+    """The number or text, as Python writes it, that a program prints as the answer."""
+    value = _values(answer)[0]
+    if plain_number(str(value)) != plain_number(answer):  # too long for a float, or 1e-08
+        value = answer
+    return json.dumps(value, ensure_ascii=False)
+
+
 def written_format(sample: Sample, reason: bool) -> str:
     """A reply to a prompt of `with_format` that has the form and the right answer."""
     kind = sample.extra["alignment"]["kind"]
@@ -112,5 +186,8 @@ def written_format(sample: Sample, reason: bool) -> str:
         return reply(sample, reason=thinks and sample.solution is not None)
     box = f"\\boxed{{{sample.answer}}}" if is_boxed(sample) else sample.answer
     value = json.dumps({KEY: _values(sample.answer)[0]}, ensure_ascii=False)
-    text = FORMS[kind].example.replace("{box}", box).replace("{json}", value)
+    filled = {"{box}": box, "{json}": value, "{literal}": _literal(sample.answer)}
+    text = FORMS[kind].example
+    for name, written in filled.items():
+        text = text.replace(name, written)
     return section(sample, text, reason or sample.mode == "think")

@@ -62,6 +62,12 @@ def format_entry(weight: float, gate: bool, **args: Any) -> list[Entry]:
     return [{"rule": "format", "weight": weight, **({"gate": 1.0} if gate else {}), **args}]
 
 
+def agentic_entry(weight: float, gate: bool, min_calls: int, **args: Any) -> list[Entry]:
+    """The same for agentic thinking: think, call, result, think, answer."""
+    more = {"rule": "agentic_format", "name": "format", "min_calls": min_calls}
+    return [entry | more for entry in format_entry(weight, gate, **args)]
+
+
 def is_boxed(sample: Sample) -> bool:
     """Whether the answer stands in a box: always in the thinking modes, elsewhere if it counts."""
     answers = any(entry.get("name") == ANSWER for entry in sample.rewards)

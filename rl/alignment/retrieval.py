@@ -11,9 +11,7 @@ import numpy as np
 
 from pretrain.data.sample import Sample, SampleError
 from rl.alignment.config import AlignmentConfig
-from rl.alignment.prompts import Entry, answer_entries, marked
-
-FORMAT = "agentic_format"
+from rl.alignment.prompts import agentic_entry, answer_entries, marked
 
 
 def with_retrieval(sample: Sample, rng: np.random.Generator, cfg: AlignmentConfig) -> Sample:
@@ -22,17 +20,13 @@ def with_retrieval(sample: Sample, rng: np.random.Generator, cfg: AlignmentConfi
     A row's `documents` and `answer` are shown to the judge; a row may name its own `tools`.
     """
     own = cfg.retrieval
-    gate = {"gate": 1.0} if own.format_gate else {}
-    structure: Entry = {"rule": FORMAT, "name": "format", "weight": own.format_weight, **gate}
-    structure["min_calls"] = own.min_calls
     rewards = [
         *answer_entries(sample, own.answer_weight),
         *cfg.judge.entry("judge", name="process", task="retrieval", weight=own.judge_weight),
     ]
     if not rewards:
         raise SampleError(f"sample {sample.id!r}: has no rewards of its own, and no judge is set")
-    if own.format_weight or own.format_gate:
-        rewards.append(structure)
+    rewards += agentic_entry(own.format_weight, own.format_gate, own.min_calls)
     tools = sample.extra.get("tools") or [own.tool]
     made = replace(sample, rewards=rewards, mode="think", extra=sample.extra | {"tools": tools})
     return marked(made, "retrieval", sample.task_type)

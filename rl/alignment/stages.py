@@ -12,11 +12,13 @@ from typing import Any
 from pretrain.run.console import say
 from pretrain.run.directory import StageDir
 from pretrain.run.errors import ConfigError
+from rewards.sandbox.client import SandboxError, check_isolation
 from rl.alignment.config import AlignmentConfig
 from rl.alignment.examples import AlignmentExamples
 from rl.alignment.instructions import check_kinds
 from rl.alignment.marks import observe
 from rl.alignment.measure import change, load, measure, report, show
+from rl.alignment.row_tools import check_tools
 from rl.alignment.sources import AlignmentPrompts, mix_identity
 from rl.sft.training import run_sft
 from rl.stages import Run, gspo, reward_identity, tool_identity
@@ -42,7 +44,24 @@ def check(run: Run) -> AlignmentConfig:
             "tools.names=[search] tools.documents=PATH (tiny_world for the tiny world's facts), or "
             "set alignment.retrieval.weight=0"
         )
+    if "formats" in sources:
+        _check_formats(run)
     return cfg
+
+
+def _check_formats(run: Run) -> None:
+    """`ConfigError` where programs cannot be run, or a row's tools are missing."""
+    own = run.cfg.alignment.formats
+    if own.kinds.get("python", 0.0) > 0 and own.answer_weight:
+        try:
+            check_isolation()
+        except SandboxError as error:
+            raise ConfigError(
+                "alignment.formats asks for programs (form python) and runs them in a sandbox: "
+                f"{error} Or leave the form out: alignment.formats.kinds.python=0"
+            ) from error
+    if own.files:
+        check_tools(own, run.cfg.tools, run.folder.path)
 
 
 def announce_mix(cfg: AlignmentConfig) -> None:

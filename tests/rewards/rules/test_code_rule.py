@@ -120,6 +120,24 @@ def test_hostile_programs_fail_their_tests_and_nothing_else(program):
     assert (result.status, result.value) == ("ok", 0.0), result.details
 
 
+@pytest.mark.parametrize(
+    ("printed", "wanted", "value"),
+    [
+        ("10.0", "10", 1.0),
+        ("1234", "1,234", 1.0),
+        ("0.30000000000000004", "0.3", 1.0),
+        ("10", "10 apples", 0.0),
+        ("10.001", "10", 0.0),
+        ("1\\n0", "10", 0.0),
+        ("9" * 60, "9" * 59 + "8", 0.0),
+    ],
+)
+def test_outputs_may_be_compared_by_value(printed, wanted, value):
+    tests = [{"input": "", "output": wanted}]
+    assert run(f"print('{printed}')", tests, by_value=True).value == value
+    assert run(f"print('{printed}')", tests).value == 0.0
+
+
 def test_memory_is_limited_and_enough():
     tests = [{"input": "", "output": "done"}]
     assert run("x = bytearray(64 << 20); print('done')", tests).value == 1.0

@@ -68,6 +68,29 @@ def test_markdown(given, require, value):
     assert markdown(given, {"mode": "no_think"}, require=require).value == value
 
 
+@pytest.mark.parametrize(
+    ("given", "require", "value"),
+    [
+        ("```python\nx\n```", ["code:python"], 1.0),
+        ("```PY\nx\n```", ["code:python"], 1.0),
+        ("~~~ python3\nx\n~~~\n", ["code"], 1.0),
+        ("```\nx\n```", ["code"], 1.0),
+        ("```\nx\n```", ["code:python"], 0.0),
+        ("```json\nx\n```", ["code:python"], 0.0),
+        ("```python\nx", ["code:python"], 0.0),
+        ("so\n```python\nx\n```", ["code:python"], 0.0),
+        ("```python\nx\n```\n```python\nx\n```", ["code:python"], 0.0),
+        ("## A\n- x", ["heading", "bullet"], 0.0),
+        ("# A\n- x", ["heading", "bullet"], 1.0),
+        ("# A\n- x", ["bullet", "heading"], 0.0),
+    ],
+)
+def test_markdown_of_these_blocks_only(given, require, value):
+    assert markdown(given, {"mode": "no_think"}, require=require, only=True).value == value
+    if value:
+        assert markdown(f"{given}\n\ntext", {}, require=require).value == 1.0
+
+
 def test_markdown_compared_with_a_reference():
     sample = {"mode": "no_think", "answer": "# A\n\n- x\n\ntext"}
     assert markdown("# Other\n\n- y\n\nwords", sample, compare=True).value == 1.0

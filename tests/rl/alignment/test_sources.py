@@ -26,7 +26,6 @@ from rl.alignment.config import (
     StepsConfig,
 )
 from rl.alignment.examples import AlignmentExamples, written
-from rl.alignment.formats import FORMS, with_format
 from rl.alignment.marks import marks
 from rl.alignment.sources import AlignmentPrompts, Source
 from rl.alignment.stages import announce_mix, check
@@ -67,46 +66,6 @@ def test_written_replies_earn_everything(name: str, prompts, judge_reply):
         found = marks(score)
         assert set(found.values()) == {1.0} and found["correct"] == 1.0
         assert query(prompt).count("\n") == (prompt.extra["alignment"]["kind"] != "plain")
-
-
-def test_formats_come_in_all_kinds_and_modes(prompts):
-    seen = {(s.extra["alignment"]["kind"], s.mode) for s in prompts("formats", 200)}
-    assert {kind for kind, _ in seen} == {"plain", *FORMS} and len(seen) == 18
-
-
-@pytest.mark.parametrize(
-    ("kind", "good", "bad"),
-    [
-        ("json", '{"answer": 10}', '{"answer": 10'),
-        ("json", '{"answer": "10"}', '{"answer": 10, "more": 1}'),
-        ("json_code", '```json\n{"answer": 10}\n```', '{"answer": 10}'),
-        ("list", "- \\boxed{10}", "\\boxed{10}"),
-        ("heading", "# sum\n\\boxed{10}", "### sum\n\\boxed{10}"),
-        ("table", "| sum |\n| - |\n| \\boxed{10} |", "| sum |\n| - |\n| \\boxed{10} | 1 |"),
-    ],
-)
-def test_content_is_checked_beside_structure_and_answer(kind, good, bad, judge_reply):
-    cfg = AlignmentConfig(formats=FormatConfig(weight=1.0, kinds={kind: 1.0}))
-    prompt = with_format(sample(), rng(), cfg)
-
-    def found(answer: str, think: str = "<think>3+7=10</think>") -> dict[str, float]:
-        return marks(judge_reply(prompt, f"{think}<answer>{answer}</answer>"))
-
-    assert found(good) == {
-        "format": 1.0, "content": 1.0, "formed": 1.0, "answer": 1.0, "correct": 1.0,
-    }  # fmt: skip
-    worse = found(bad)
-    assert worse["content"] == worse["formed"] == worse["correct"] == 0.0
-    assert found(good.replace("10", "11"))["answer"] == 0.0
-    assert found(good, think="")["formed"] == 0.0 and found(good, think="")["content"] == 1.0
-
-
-def test_a_rows_own_schema_is_used(judge_reply):
-    schema = {"type": "object", "required": ["total"]}
-    cfg = AlignmentConfig(formats=FormatConfig(weight=1.0, kinds={"json": 1.0}))
-    prompt = with_format(sample(mode="no_think", extra={"schema": schema}), rng(), cfg)
-    assert marks(judge_reply(prompt, '{"total": 3}'))["correct"] == 1.0
-    assert marks(judge_reply(prompt, '{"answer": 10}'))["correct"] == 0.0
 
 
 def test_steps_are_three_to_five_in_changing_orders(prompts):
