@@ -80,27 +80,15 @@ class EnhanceConfig:
 
 @dataclass
 class PathsConfig:
-    """(b) Sampled reasoning paths, and which of them go on."""
+    """(b) Sampled reasoning paths."""
 
     samples: int = 8
     """Paths sampled for each question, in think mode."""
-    keep: int = 2
-    """Correct paths of a question that go on, at most."""
-    min_confidence: float = 0.0
-    """Less confident paths are not kept, however unlike the others they are."""
-    diversity: float = 0.5
-    """Weight of a path's distance to those already kept, against its confidence (both 0…1)."""
-    min_distance: float = 0.05
-    """Paths closer than this to one that is kept are left out (share of tokens edited)."""
     seed: int = 7
     """Seed of sampling."""
 
     def __post_init__(self) -> None:
         _at_least("paths.samples", self.samples, 1)
-        _at_least("paths.keep", self.keep, 1)
-        _at_least("paths.diversity", self.diversity, 0)
-        _share("paths.min_distance", self.min_distance)
-        _share("paths.min_confidence", self.min_confidence)
 
 
 @dataclass
@@ -116,16 +104,39 @@ class AssessConfig:
     solution, or be the result of an equation; `steps`: a step must be one of the solution's, for
     worlds with one way to solve a question; `off`."""
     judge: bool = False
-    """Ask `long_cot.judge` about every step of the kept paths that the rules find no fault with."""
+    """Ask `long_cot.judge` about every step of the chosen paths that the rules find no fault with;
+    where it finds one, the next sound path is chosen."""
     reward_dimensions: list[str] = field(default_factory=list)
-    """Dimensions of the Keye reward model (`reward_model.checkpoint`, think mode) that each kept
-    path must do well in, e.g. [consistency, credibility]; empty: it isn't asked."""
+    """Dimensions of the Keye reward model (`reward_model.checkpoint`, think mode) that each chosen
+    path must do well in, too, e.g. [consistency, credibility]; empty: it isn't asked."""
     reward_least: float = 0.5
     """Lowest mark (0…1) in such a dimension."""
 
     def __post_init__(self) -> None:
         _one_of("assess.solution", self.solution, ("numbers", "steps", "off"))
         _share("assess.reward_least", self.reward_least)
+
+
+@dataclass
+class SelectConfig:
+    """(c) Which of a question's correct paths go on: sound ones (A) before flawed ones (B)."""
+
+    keep: int = 2
+    """Paths of a question that go on, at most."""
+    min_confidence: float = 0.0
+    """Less confident paths are not kept, however sound or unlike the others they are."""
+    diversity: float = 0.5
+    """Weight of a path's distance to those already kept, against its confidence (both 0…1)."""
+    min_distance: float = 0.05
+    """Paths closer than this to one that is kept are left out. Distances are shares of the
+    reasoning's words that an edit would change; a punctuation mark counts as a word, and so does
+    a Chinese or Japanese character."""
+
+    def __post_init__(self) -> None:
+        _at_least("select.keep", self.keep, 1)
+        _at_least("select.diversity", self.diversity, 0)
+        _share("select.min_distance", self.min_distance)
+        _share("select.min_confidence", self.min_confidence)
 
 
 @dataclass
@@ -136,7 +147,8 @@ class ReviewConfig:
     """A path longer than this times the question's shortest correct path is redundant."""
     refine: str = "none"
     """Who mends flawed paths before people see them: `none`, `endpoint` (long_cot.writer) or
-    `policy`. A mended path is assessed again."""
+    `policy`. A mended path is assessed again; where the reward model is asked
+    (`assess.reward_dimensions`), it must also prefer it to the path it replaces."""
     decisions: str = ""
     """Decisions file of the reviewers; by default decisions.jsonl beside the items."""
     unreviewed_flawed: str = "drop"
@@ -215,6 +227,8 @@ class LongCotConfig:
     """(b) Reasoning paths with confidences."""
     assess: AssessConfig = field(default_factory=AssessConfig)
     """(c) Two-level assessment: A, B, C."""
+    select: SelectConfig = field(default_factory=SelectConfig)
+    """(c) Which of the assessed paths go on."""
     review: ReviewConfig = field(default_factory=ReviewConfig)
     """(d) People refine what is doubtful."""
     score: ScoreConfig = field(default_factory=ScoreConfig)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pretrain.data.sample import Sample
 from rewards.judge.templates import CONTROL
-from rewards.keye_rm.model import KeyeRewardModel
+from rewards.keye_rm.model import Comparison, KeyeRewardModel
 from rl.hints.prompts import problem
 from rl.hints.writers import WriterFailure
 from rl.long_cot.process import Finding
@@ -54,6 +54,8 @@ BODY = {
     }
 }
 """What a request asks for beside its messages."""
+NOT_BETTER = "the reward model does not prefer the mended text"
+"""The finding on a mended response that isn't put in the place of the flawed one."""
 
 
 def judge_request(sample: Sample, response: str) -> list[dict[str, Any]]:
@@ -129,6 +131,31 @@ def reward_model_findings(
     """
     ratings = model.rate_group(list(groups), "think", 2)
     return [[_low_marks(rating, dimensions, least) for rating in group] for group in ratings]
+
+
+def replacement_findings(
+    model: KeyeRewardModel,
+    items: Sequence[tuple[Sample, str, str]],
+    dimensions: Sequence[str],
+    least: float,
+) -> list[list[Finding]]:
+    """What speaks against the new response of each (sample, new, old) in the old one's place.
+
+    The dimensions in which it is marked low, as above, and `NOT_BETTER`: the two are compared in
+    both orders, and a judgement that could not be read prefers nothing.
+    """
+    preferences = model.compare([Comparison(*item) for item in items], "think")
+    results = []
+    for preference in preferences:
+        fault = next((one.fault for one in preference.judgements if one.fault), "")
+        marks = preference.marks[0] if preference.marks else {}
+        rating = {"malformed": preference.malformed, "marks": marks, "fault": fault}
+        findings = _low_marks(rating, dimensions, least)
+        read = None not in preference.verdicts
+        if not read or preference.value is None or preference.value <= 0.5:
+            findings.append(Finding(0, NOT_BETTER))
+        results.append(findings)
+    return results
 
 
 def _low_marks(rating: Mapping[str, Any], dimensions: Sequence[str], least: float) -> list[Finding]:

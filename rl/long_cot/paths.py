@@ -1,8 +1,7 @@
-"""(b) Reasoning paths: several a question, each with the policy's confidence, and which are kept.
+"""(b) Reasoning paths: several a question, each with the policy's confidence.
 
-Invariants: confidences come from the log-probs of the tokens that were sampled; only a correct path
-that ended by itself and reasons can be kept; of the correct ones the kept are confident and unlike
-each other.
+Invariant: confidences come from the log-probs of the tokens that were sampled. Which paths go on is
+decided when their process has been looked at (`assess`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import numpy as np
 
 from pretrain.run.console import Progress
 from pretrain.run.errors import ConfigError, KeyeError
-from rewards.rules.edit_distance import similarity
 from rl.groups import Group, reasons
 from rl.long_cot.config import PathsConfig
 from rl.long_cot.questions import Questions, Row
@@ -43,7 +41,6 @@ def path_rows(group: Group, tokenizer: Any) -> list[dict[str, Any]]:
         rows.append(
             {
                 "response": text,
-                "ids": ids,
                 "tokens": len(ids),
                 "finished": finished,
                 "reasons": reasons(text),
@@ -60,36 +57,8 @@ def path_rows(group: Group, tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def usable(path: dict[str, Any]) -> bool:
-    """Whether a path may be kept: correct, ended by itself, and with reasoning."""
+    """Whether a path may go on: correct, ended by itself, and with reasoning."""
     return bool(path["correct"] and path["finished"] and path["reasons"])
-
-
-def select(paths: Sequence[dict[str, Any]], cfg: PathsConfig) -> list[int]:
-    """Which paths of a question are kept, the first one first.
-
-    The most confident one, then, one at a time, the one with the largest
-    `confidence + diversity · distance to the nearest kept one` (max-min selection with a bonus for
-    confidence); the distance is the share of tokens that an edit would change.
-    """
-    left = [
-        number
-        for number, path in enumerate(paths)
-        if usable(path) and path["confidence"] >= cfg.min_confidence
-    ]
-    kept: list[int] = []
-    nearest = dict.fromkeys(left, 1.0)
-    while left and len(kept) < cfg.keep:
-        far = [number for number in left if not kept or nearest[number] >= cfg.min_distance]
-        if not far:
-            break
-        weight = cfg.diversity if kept else 0.0
-        best = max(far, key=lambda k: paths[k]["confidence"] + weight * nearest[k])
-        kept.append(best)
-        left.remove(best)
-        for number in left:
-            apart = 1.0 - similarity(paths[number]["ids"], paths[best]["ids"])
-            nearest[number] = min(nearest[number], apart)
-    return kept
 
 
 def sample_paths(
@@ -111,15 +80,10 @@ def sample_paths(
             part = left[start : start + chunk]
             samples = [questions(row) for row in part]
             groups = rollouts.groups(samples, n=cfg.samples, seed=cfg.seed)
-            done = []
-            for row, group in zip(part, groups, strict=True):
-                paths = path_rows(group, rollouts.encoder.tokenizer)
-                for number in select(paths, cfg):
-                    paths[number]["selected"] = True
-                for path in paths:
-                    del path["ids"]  # the text is what goes on: a person may edit it
-                done.append(row | {"paths": paths})
-            log.append(done)
+            log.append(
+                row | {"paths": path_rows(group, rollouts.encoder.tokenizer)}
+                for row, group in zip(part, groups, strict=True)
+            )
             bar.advance(len(part))
     return path_statistics(log.rows(), folder)
 
@@ -131,15 +95,15 @@ def path_statistics(rows: Sequence[Row], folder: Path) -> dict[str, Any]:
     whole response, of its least confident step, and `within`: of the same question only.
 
     Raises:
-        KeyeError: not one question has a path that can be kept.
+        KeyeError: not one question has a usable path.
     """
     paths = [path for row in rows for path in row["paths"]]
     known = [path for path in paths if path["correct"] is not None]
-    selected = sum("selected" in path for path in paths)
+    can_go_on = sum(usable(path) for path in paths)
     unsolved = [not any(path["correct"] for path in row["paths"]) for row in rows]
-    if not selected:
+    if not can_go_on:
         raise KeyeError(
-            f"none of {len(rows)} questions has a correct reasoning path that can be kept "
+            f"none of {len(rows)} questions has a correct reasoning path that can be used "
             f"({len(paths)} paths, {sum(bool(p['correct']) for p in known)} correct, "
             f"{sum(p['finished'] for p in paths)} ended by themselves; see {folder / PATHS}). "
             "Start from a checkpoint that reasons, take easier questions, or raise "
@@ -155,7 +119,7 @@ def path_statistics(rows: Sequence[Row], folder: Path) -> dict[str, Any]:
         "failed_share": 1 - len(known) / len(paths),
         "unfinished_share": float(np.mean([not path["finished"] for path in paths])),
         "unsolved_share": float(np.mean(unsolved)),
-        "selected": selected,
+        "usable": can_go_on,
         "steps_mean": float(np.mean([len(path["steps"]) for path in paths])),
     }
     if right.any() and not right.all():

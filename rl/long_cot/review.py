@@ -20,7 +20,9 @@ from rl.hints.prompts import problem
 from rl.hints.writers import WriterFailure
 from rl.long_cot.assess import Assessor
 from rl.long_cot.config import ReviewConfig
+from rl.long_cot.judge import NOT_BETTER
 from rl.long_cot.paths import usable
+from rl.long_cot.process import Finding
 from rl.long_cot.questions import Questions, Row
 from rl.long_cot.scoring import Scorer
 from rl.long_cot.steps import step_texts
@@ -107,7 +109,8 @@ def make_items(
     """Write `folder`/items.jsonl and kept.jsonl; goes on after an interruption.
 
     Returns:
-        Counts: traces `kept`, items by cause, and, with a refiner, how many were `refined`.
+        Counts: traces `kept`, items by cause, and, with a refiner, how many were `refined` and how
+        many were not because the reward model didn't prefer the new text.
     """
     kept, items = RowLog(folder / KEPT), RowLog(folder / ITEMS)
     left = [row for row in rows if row["id"] not in kept.ids]
@@ -129,12 +132,16 @@ def make_items(
             bar.advance(len(part))
     origins = Counter(t["origin"] for row in kept.rows() for t in row["traces"])
     causes = Counter(one["cause"] for one in items.rows())
-    return {
+    counts = {
         "kept": sum(origins.values()),
         "items": sum(causes.values()),
         "flawed": causes["flawed"],
         "redundant": causes["redundant"],
-    } | ({"refined": origins["refined"]} if refiner else {})
+    }
+    if refiner:
+        counts["refined"] = origins["refined"]
+        counts["refined_not_better"] = sum(NOT_BETTER in one["findings"] for one in items.rows())
+    return counts
 
 
 def _sort(
@@ -175,7 +182,7 @@ class Refiner:
 
     Args:
         writer: who writes.
-        assessor: what must find no fault with it.
+        assessor: what must find no fault with it, and, with a reward model, prefer it.
         scorer: the rules of the answer.
         seed: of the writer's sampling.
     """
@@ -188,8 +195,10 @@ class Refiner:
     def mend(self, rows: Sequence[Row], samples: dict[str, Sample]) -> dict[str, dict[str, Any]]:
         """Item id of a flawed path → its changes, for those whose new text is right and faultless.
 
+        Where the reward model doesn't prefer the new text, the change is a finding that says so.
+
         Raises:
-            KeyeError: the writer answers nothing.
+            KeyeError: the writer answers nothing, or the judge can't be reached.
         """
         flawed = [
             (samples[row["id"]], row, path)
@@ -201,24 +210,37 @@ class Refiner:
         seeds = [stable_seed(self.seed, row["id"], path["response"]) for _, row, path in flawed]
         replies = self.writer.write(requests, seeds, "mended")
         texts = ["" if isinstance(r, WriterFailure) else _response_in(r) for r in replies]
-        tried = [(*entry, text) for entry, text in zip(flawed, texts, strict=True) if text]
+        tried = [
+            (sample, row, path, text)
+            for (sample, row, path), text in zip(flawed, texts, strict=True)
+            if text and text != path["response"]
+        ]
         scores = self.scorer([(sample, text) for sample, _, _, text in tried])
         right = [entry for entry, score in zip(tried, scores, strict=True) if is_correct(score)]
-        found = self.assessor.findings([(sample, [text]) for sample, _, _, text in right])
-        mended = {}
-        for (_, row, path, text), ((*faults,),) in zip(right, found, strict=True):
+        found = self.assessor.of_replacements(
+            [(sample, text, path["response"]) for sample, _, path, text in right]
+        )
+        changes: dict[str, dict[str, Any]] = {}
+        for (_, row, path, text), faults in zip(right, found, strict=True):
+            one = item_id(row["id"], path["response"])
             if not faults:
-                # Nobody sampled it: it has no tokens of its own and no confidence.
-                steps = [{"text": step, "confidence": None} for step in step_texts(text)]
-                mended[item_id(row["id"], path["response"])] = {
-                    "response": text,
-                    "grade": "A",
-                    "findings": [],
-                    "steps": steps,
-                    "tokens": round(path["tokens"] * len(text) / len(path["response"])),
-                    "confidence": None,
-                }
-        return mended
+                changes[one] = _mended(path, text)
+            elif (note := Finding(0, NOT_BETTER)) in faults:
+                changes[one] = {"findings": [*path["findings"], note.to_row()]}
+        return changes
+
+
+def _mended(path: dict[str, Any], text: str) -> dict[str, Any]:
+    """What changes in a path whose text is replaced."""
+    return {
+        "response": text,
+        "grade": "A",
+        "findings": [],
+        # Nobody sampled it: it has no tokens of its own and no confidence.
+        "steps": [{"text": step, "confidence": None} for step in step_texts(text)],
+        "tokens": round(path["tokens"] * len(text) / len(path["response"])),
+        "confidence": None,
+    }
 
 
 def _refine_request(sample: Sample, path: dict[str, Any]) -> list[dict[str, Any]]:

@@ -122,15 +122,15 @@ def paths(run: Run) -> None:
 
 
 def assess(run: Run) -> None:
-    """(c) Grades A, B and C."""
+    """(c) Grades A, B and C, and which paths go on."""
     cfg = run.cfg.long_cot
 
     def body(stage: StageDir) -> dict[str, Any]:
         rows = read_rows(_folder(run, "paths") / PATHS)
         with _assessor(run) as assessor:
-            return assess_paths(rows, _questions(run), assessor, stage.path, cfg.chunk)
+            return assess_paths(rows, _questions(run), assessor, cfg.select, stage.path, cfg.chunk)
 
-    _stage(run, "assess", _assess_identity(run), [f"{ROOM}/paths"], body)
+    _stage(run, "assess", [cfg.select, *_assess_identity(run)], [f"{ROOM}/paths"], body)
 
 
 def _assess_identity(run: Run) -> list[Any]:

@@ -1,4 +1,4 @@
-"""A real HTTP endpoint whose answers a test decides, and question rows of the tiny world."""
+"""An endpoint and a reward model whose answers a test decides, and rows of the tiny world."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import pytest
 
 from pretrain.data.stream import WorldStream
 from rewards.config import RewardConfig
+from rewards.keye_rm.model import KeyeRewardModel
+from rewards.keye_rm.parsing import Judgement
+from rewards.keye_rm.templates import Template
 from rewards.pool import RewardPool
 from rl.long_cot.config import ModelConfig
 from rl.long_cot.questions import Questions, Row, question_row
@@ -54,6 +57,40 @@ def asked_text(body: dict[str, Any]) -> str:
     """The text of a request's last message."""
     content = body["messages"][-1]["content"]
     return content if isinstance(content, str) else content[-1]["text"]
+
+
+class Marks(KeyeRewardModel):
+    """The reward model without engines: `mark(text)` is what it gives a response in all dimensions.
+
+    The higher mark is preferred, the first place at a draw; with None a judgement is unreadable.
+    `pairs` are the texts that were compared, in the order in which they were shown.
+    """
+
+    def __init__(self, mark: Callable[[str], int | None]) -> None:
+        self.template, self.batch, self.samples = Template(), 4096, 1
+        self.mark = mark
+        self.pairs: list[tuple[str, str]] = []
+
+    def _judge(self, asked: Any, mode: str) -> Any:
+        assert mode == "think"
+        return [[self._answer(comparison, swapped)] for comparison, swapped in asked]
+
+    def _answer(self, comparison: Any, swapped: bool) -> Any:
+        texts = (comparison.first, comparison.second)
+        shown = texts[::-1] if swapped else texts
+        self.pairs.append(shown)
+        first, second = (self.mark(text) for text in shown)
+        if first is None or second is None:
+            return Judgement(None, fault="no verdict"), None, 1
+        marks = tuple(dict.fromkeys(self.template.dimensions, mark) for mark in (first, second))
+        value = 0.6 if first == second else 0.9 if first > second else 0.1
+        return Judgement(int(value < 0.5), marks), value, 1  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def reward_model() -> type[Marks]:
+    """`reward_model(mark)`: a reward model that marks as `mark(text)` says."""
+    return Marks
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +142,5 @@ def _path(response: str, **facts: Any) -> dict[str, Any]:
         "reward": 1.1,
         "confidence": 0.5,
         "steps": steps,
-        "ids": [ord(letter) for letter in response],
     }
     return row | facts

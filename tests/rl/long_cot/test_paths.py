@@ -1,4 +1,4 @@
-"""Which paths are kept, and whether confidence is measured as it is defined."""
+"""What is kept of sampled paths, and whether confidence is measured as it is defined."""
 
 from __future__ import annotations
 
@@ -15,31 +15,13 @@ from pretrain.run.errors import ConfigError, KeyeError
 from rewards.result import RewardResult, Score
 from rl.groups import Group
 from rl.long_cot.config import PathsConfig
-from rl.long_cot.paths import PATHS, auc, path_rows, path_statistics, sample_paths, select
+from rl.long_cot.paths import PATHS, auc, path_rows, path_statistics, sample_paths
 from rollout.config import SamplingConfig
 
 
-def path(confidence: float, ids: str, **facts: Any) -> dict[str, Any]:
+def path(confidence: float, **facts: Any) -> dict[str, Any]:
     known = {"correct": True, "finished": True, "reasons": True, "steps": []}
-    return known | {"confidence": confidence, "ids": list(ids)} | facts
-
-
-def test_the_kept_paths_are_confident_and_unlike_each_other():
-    paths = [
-        path(0.9, "aaaaaaaaaa"),
-        path(0.89, "aaaaaaaaab"),  # nearly the first again
-        path(0.7, "bbbbbbbbbb"),  # another way
-        path(0.95, "cccccccccc", correct=False),
-        path(0.95, "dddddddddd", finished=False),
-        path(0.95, "eeeeeeeeee", reasons=False),
-        path(0.3, "ffffffffff"),
-    ]
-    cfg = PathsConfig(keep=2, diversity=0.5, min_distance=0.05)
-    assert select(paths, cfg) == [0, 2]  # 0.7 + 0.5 · 1 > 0.89 + 0.5 · 0.1
-    assert select(paths, PathsConfig(keep=2, diversity=0.0)) == [0, 1]  # confidence alone
-    assert select(paths, PathsConfig(keep=9, min_distance=0.2)) == [0, 2, 6]  # not the copy
-    assert select(paths, PathsConfig(keep=9, min_distance=0.2, min_confidence=0.5)) == [0, 2]
-    assert select([path(0.9, "x", correct=None)], cfg) == []
+    return known | {"confidence": confidence} | facts
 
 
 def test_auc_is_that_of_scikit_learn():
@@ -57,14 +39,15 @@ def statistics(folder: Path, *questions: list[dict[str, Any]]) -> dict[str, Any]
 def test_statistics_by_hand(tmp_path: Path):
     steps = [{"confidence": 0.2}, {"confidence": 0.9}]
     first = [
-        path(0.8, "a", selected=True),
-        path(0.6, "b", correct=False, steps=steps),
-        path(0.5, "c", correct=None),
+        path(0.8),
+        path(0.6, correct=False, steps=steps),
+        path(0.5, correct=None),
     ]
-    second = [path(0.7, "d", correct=False, finished=False), path(0.9, "e", correct=False)]
+    second = [path(0.7, correct=False, finished=False), path(0.9, correct=False)]
     found = statistics(tmp_path, first, second)
     assert found["correct_share"] == 0.25 and found["failed_share"] == pytest.approx(0.2)
-    assert found["unsolved_share"] == 0.5 and found["unfinished_share"] == pytest.approx(0.2)
+    assert found["usable"] == 1 and found["unsolved_share"] == 0.5
+    assert found["unfinished_share"] == pytest.approx(0.2)
     assert found["confidence_correct"] == 0.8
     assert found["confidence_wrong"] == pytest.approx((0.6 + 0.7 + 0.9) / 3)
     assert found["auc_whole"] == pytest.approx(2 / 3) and found["auc_within"] == 1.0
@@ -73,7 +56,7 @@ def test_statistics_by_hand(tmp_path: Path):
 
 def test_no_correct_path_at_all_stops_with_the_reason(tmp_path: Path):
     with pytest.raises(KeyeError, match=r"none of 2 questions.*2 paths, 1 correct.*max_tokens"):
-        statistics(tmp_path, [path(0.9, "a", finished=False)], [path(0.9, "b", correct=False)])
+        statistics(tmp_path, [path(0.9, finished=False)], [path(0.9, correct=False)])
 
 
 class Policy:
@@ -138,7 +121,8 @@ def test_an_interrupted_step_loses_nothing_and_ends_as_an_unbroken_one(
     assert sample(tmp_path / "b", policy, world) == whole and policy.calls == 2  # 3 of 7 left
     assert file.read_text() == (tmp_path / "a" / PATHS).read_text()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [sum("selected" in p for p in row["paths"]) for row in rows] == [1, 2, 2, 2, 2, 2, 2]
+    assert not any("selected" in p for row in rows for p in row["paths"])  # that is for later
+    assert whole["usable"] == 1 + 2 + 3 + 4 * 4
     assert whole["correct_share"] == pytest.approx((1 + 2 + 3 + 4 * 4) / 28)
     assert whole["auc_whole"] == 1.0 and whole["auc_within"] == 1.0
 

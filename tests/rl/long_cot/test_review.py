@@ -10,7 +10,8 @@ import pytest
 
 from pretrain.run.errors import KeyeError
 from rl.long_cot.assess import Assessor, assess_paths
-from rl.long_cot.config import AssessConfig, ReviewConfig
+from rl.long_cot.config import AssessConfig, ReviewConfig, SelectConfig
+from rl.long_cot.judge import NOT_BETTER
 from rl.long_cot.refine import REFINED, apply_decisions, read_decisions
 from rl.long_cot.review import ITEMS, KEPT, Refiner, item_id, make_items, redundancy
 from rl.long_cot.writers import endpoint_writer
@@ -31,13 +32,13 @@ def graded(world: Any, make_path: Any, tmp_path: Path) -> tuple[list[Any], Any]:
     for row in rows:
         sample = questions(row)
         row["paths"] = [
-            make_path(text(sample), selected=True, tokens=20),
-            make_path(text(sample, "2+2=5;"), selected=True, tokens=24),
-            make_path(text(sample, "1+1=2;1+1=2;"), selected=True, tokens=40),
+            make_path(text(sample), tokens=20),
+            make_path(text(sample, "2+2=5;"), tokens=24),
+            make_path(text(sample, "1+1=2;1+1=2;"), tokens=40),
             make_path(text(sample, answer="99"), correct=False, tokens=2),
         ]
-    cfg = AssessConfig(solution="off")
-    assess_paths(rows, questions, Assessor(cfg), tmp_path / "assess", 8)
+    assessor, select = Assessor(AssessConfig(solution="off")), SelectConfig(keep=3)
+    assess_paths(rows, questions, assessor, select, tmp_path / "assess", 8)
     return RowLog(tmp_path / "assess" / "graded.jsonl").rows(), questions
 
 
@@ -186,7 +187,9 @@ def test_flawed_paths_are_mended_by_a_writer_and_assessed_again(
     writer = endpoint_writer(endpoint.model, "long_cot.writer")
     refiner = Refiner(writer, Assessor(AssessConfig(solution="off")), scorer)
     summary = items_of(tmp_path, graded, refiner)
-    assert summary == {"kept": 4, "items": 5, "flawed": 2, "redundant": 3, "refined": 1}
+    assert summary == {
+        "kept": 4, "items": 5, "flawed": 2, "redundant": 3, "refined": 1, "refined_not_better": 0,
+    }  # fmt: skip
     kept = RowLog(tmp_path / KEPT).rows()
     mended = [t for t in kept[0]["traces"] if t["origin"] == "refined"]
     assert mended[0]["response"] == text(samples[0], "now: ") and mended[0]["confidence"] is None
@@ -194,3 +197,56 @@ def test_flawed_paths_are_mended_by_a_writer_and_assessed_again(
     endpoint.reply = lambda body: None
     with pytest.raises(KeyeError, match="nothing could be mended"):
         items_of(tmp_path / "again", graded, refiner)
+
+
+def test_a_mended_text_takes_the_place_only_if_the_reward_model_prefers_it(
+    graded: Any, tmp_path: Path, endpoint: Any, scorer: Any, reward_model: Any
+):
+    rows, questions = graded
+    samples = [questions(row) for row in rows]
+    # The first is better than the flawed one, the second as good, the third can't be judged.
+    marks = {"better: ": 5, "as good: ": 3, "odd: ": None}
+
+    def reply(body: dict[str, Any]) -> str:
+        asked = endpoint.asked(body)
+        number = next(k for k, s in enumerate(samples) if s.solution + "</think>" in asked)
+        return text(samples[number], list(marks)[number])
+
+    endpoint.reply = reply
+    model = reward_model(
+        lambda response: next((m for before, m in marks.items() if before in response), 3)
+    )
+    cfg = AssessConfig(solution="off", reward_dimensions=["clarity"], reward_least=0.5)
+    writer = endpoint_writer(endpoint.model, "long_cot.writer")
+    refiner = Refiner(writer, Assessor(cfg, reward_model=model), scorer)
+    summary = items_of(tmp_path, graded, refiner)
+    assert summary == {
+        "kept": 4, "items": 5, "flawed": 2, "redundant": 3, "refined": 1, "refined_not_better": 2,
+    }  # fmt: skip
+    kept = RowLog(tmp_path / KEPT).rows()
+    mended = [t["response"] for row in kept for t in row["traces"] if t["origin"] == "refined"]
+    assert mended == [text(samples[0], "better: ")]
+    flawed = [one for one in RowLog(tmp_path / ITEMS).rows() if one["cause"] == "flawed"]
+    for one, sample in zip(flawed, samples[1:], strict=True):
+        assert one["response"] == text(sample, "2+2=5;") and one["grade"] == "B"
+        assert one["findings"] == ["step 1: 2+2=5 does not hold (4)", NOT_BETTER]
+    # Each against the path it would replace, in both orders.
+    new = [text(sample, before) for sample, before in zip(samples, marks, strict=True)]
+    old = [text(sample, "2+2=5;") for sample in samples]
+    both = [pair for a, b in zip(new, old, strict=True) for pair in ((a, b), (b, a))]
+    assert model.pairs == both
+
+
+def test_a_preferred_text_that_is_marked_low_is_not_used(
+    graded: Any, tmp_path: Path, endpoint: Any, scorer: Any, reward_model: Any
+):
+    endpoint.reply = lambda body: (
+        endpoint.asked(body).partition("Response:\n")[2].partition("\n")[0].replace("2+2=5", "hm")
+    )
+    model = reward_model(lambda response: 2 if "hm" in response else 1)
+    cfg = AssessConfig(solution="off", reward_dimensions=["clarity"])
+    writer = endpoint_writer(endpoint.model, "long_cot.writer")
+    refiner = Refiner(writer, Assessor(cfg, reward_model=model), scorer)
+    summary = items_of(tmp_path, graded, refiner)
+    assert len(model.pairs) == 6 and summary["flawed"] == 3
+    assert summary["refined"] == summary["refined_not_better"] == 0

@@ -26,6 +26,7 @@ from rl.long_cot.config import (
     PathsConfig,
     ReviewConfig,
     ScoreConfig,
+    SelectConfig,
     TrainMixConfig,
 )
 from rl.long_cot.stages import DECISIONS, LONG_COT_STAGES, long_cot
@@ -156,6 +157,7 @@ def test_what_is_missing_is_named(run: Any, key: str, value: Any, match: str):
         (EnhanceConfig, {"separator": " "}),
         (PathsConfig, {"samples": 0}),
         (AssessConfig, {"solution": "maybe"}),
+        (SelectConfig, {"min_distance": 2.0}),
         (ReviewConfig, {"unreviewed_flawed": "maybe"}),
         (ScoreConfig, {"weights": [1.0, 2.0]}),
         (TrainMixConfig, {"direct_from": 2.0}),
@@ -169,8 +171,8 @@ def test_bad_settings_are_named(config: Any, bad: dict[str, Any]):
 
 
 def test_the_command_line_names_the_key_and_the_stage():
-    with pytest.raises(ConfigError, match=r"long_cot\.paths\.keep"):
-        compose("rl", RlConfig, ["recipe=long_cot", "long_cot.paths.keep=0"])
+    with pytest.raises(ConfigError, match=r"long_cot\.select\.keep"):
+        compose("rl", RlConfig, ["recipe=long_cot", "long_cot.select.keep=0"])
 
 
 RULE = """
@@ -213,7 +215,7 @@ def test_the_whole_recipe_on_a_policy_that_has_learned_the_form(
         "engine.kv_cache_mb": 64, "engine.cpus": 0.1, "engine.hang_seconds": 900,
         "engine.start_seconds": 1200, "sampling.max_tokens": 48, "wandb.mode": "disabled",
         "long_cot.enhance.world": 0, "long_cot.enhance.data.files": f"[{data}]",
-        "long_cot.paths.min_confidence": 0.0, "long_cot.review.unreviewed_flawed": "keep",
+        "long_cot.select.min_confidence": 0.0, "long_cot.review.unreviewed_flawed": "keep",
         "long_cot.train.sft.steps": 2, "long_cot.train.modes.agentic": 8,
         "long_cot.train.sft.batch_size": 4, "long_cot.train.sft.world_size": 1,
     }  # fmt: skip
