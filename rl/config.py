@@ -58,6 +58,8 @@ RL_STAGES = (
     "alignment_after",
 )
 
+_RUN = {"identity": False}  # what is saved and shown of the loop, not what comes out
+
 EVALUATION = r"evaluate_\w+"
 """A stage of any such name measures the policy as it is at that point."""
 
@@ -107,11 +109,11 @@ class GspoConfig:
     """Prompts of one rollout batch."""
     group_size: int = 8
     """G: responses to a prompt."""
-    save_every: int = 5
+    save_every: int = field(default=5, metadata=_RUN)
     """Steps between complete states; an interrupted job loses at most this many."""
-    table_every: int = 10
+    table_every: int = field(default=10, metadata=_RUN)
     """Steps between sample tables."""
-    table_groups: int = 4
+    table_groups: int = field(default=4, metadata=_RUN)
     """Groups in one sample table (two responses of each are shown)."""
     seed: int = 0
     """Seed of sampling."""

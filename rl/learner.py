@@ -24,6 +24,9 @@ from rl.learner_rank import LearnerRank, MiniBatchPlan, RankUpdate
 from rl.sequences import TrainingSequence, check_sequences, plan_ranks, split_mini_batches
 
 
+_RUN = {"identity": False}  # how to run, not what comes out
+
+
 def _rl_training() -> TrainConfig:
     return TrainConfig(
         lr=3e-5, betas=[0.9, 0.99], weight_decay=0.0, warmup_steps=20, schedule="constant"
@@ -49,19 +52,19 @@ class LearnerConfig:
     """The temperature the trajectories were sampled at: log-probs are of that distribution."""
     world_size: int = 1
     """Number of learner ranks."""
-    threads: int = 1
+    threads: int = field(default=1, metadata=_RUN)
     """CPU threads of one rank."""
-    cpus_per_rank: float = 0.25
+    cpus_per_rank: float = field(default=0.25, metadata=_RUN)
     """Ray CPUs a rank reserves; engines and ranks take turns, so fractions share the cores."""
-    gpus_per_rank: float = 0.0
+    gpus_per_rank: float = field(default=0.0, metadata=_RUN)
     """Ray GPUs a rank reserves."""
-    logit_chunk: int = 4096
+    logit_chunk: int = field(default=4096, metadata=_RUN)
     """Response tokens whose logits over the vocabulary exist at once."""
-    on_policy_tolerance: float = 1e-6
+    on_policy_tolerance: float = field(default=1e-6, metadata=_RUN)
     """Largest |Δ log p| between two passes with the same weights before the learner stops."""
     seed: int = 0
     """Decides how sequences are shuffled into mini-batches."""
-    timeout_s: float = 600.0
+    timeout_s: float = field(default=600.0, metadata=_RUN)
     """Deadline of one update, save or export, in seconds."""
     train: TrainConfig = field(default_factory=_rl_training)
     """Optimiser, precision and sharding."""
@@ -106,6 +109,7 @@ class LearnerGroup:
             cpus_per_rank=cfg.cpus_per_rank,
             gpus_per_rank=cfg.gpus_per_rank,
             placement=placement,
+            deadline_key="learner.timeout_s",
         )
         total_steps = total_updates * cfg.mini_batches
         self._call("build", cfg, str(checkpoint), total_steps, phase="learner start")

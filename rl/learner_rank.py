@@ -238,7 +238,8 @@ class LearnerRank(Rank):
                 f"{difference:.2e} from the old ones though no weight has changed "
                 f"(on_policy_tolerance={self.cfg.on_policy_tolerance:g}). The forward pass isn't "
                 "repeatable or its weights aren't finite: check for NaN in the rewards or an lr "
-                "that is too high; on a GPU with non-deterministic kernels raise the tolerance"
+                "that is too high; on a GPU with non-deterministic kernels raise "
+                "learner.on_policy_tolerance"
             )
 
     def weights(self) -> Any:

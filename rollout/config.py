@@ -24,19 +24,19 @@ class EngineConfig:
     """Weights and activations: `float32` (parity with an fp32 learner to 1e-5) or `bfloat16`."""
     max_length: int = 1024
     """Longest prompt + response in tokens, visual tokens included."""
-    max_sequences: int = 512
+    max_sequences: int = field(default=512, metadata=_RUN)
     """Sequences decoded together. The Python work per step costs more than the arithmetic at the
     tiny size: 512 gives about 1.4× the tokens/s of 64."""
-    max_batched_tokens: int = 8192
+    max_batched_tokens: int = field(default=8192, metadata=_RUN)
     """Tokens in one engine step (prefill is cut into pieces of this size)."""
-    kv_cache_mb: int = 512
+    kv_cache_mb: int = field(default=512, metadata=_RUN)
     """Memory of the KV cache in MiB; given outright, since vLLM's own default claims 92 % of the
     machine. One token of the tiny model takes 2 KiB."""
-    block_size: int = 32
+    block_size: int = field(default=32, metadata=_RUN)
     """Tokens per KV-cache block."""
-    prefix_caching: bool = True
+    prefix_caching: bool = field(default=True, metadata=_RUN)
     """Share the KV cache of equal prompt beginnings."""
-    cuda_graphs: bool = False
+    cuda_graphs: bool = field(default=False, metadata=_RUN)
     """Capture CUDA graphs and compile (GPU; no gain on a CPU at the tiny size)."""
     max_images: int = 8
     """Images in one prompt at most. (vLLM's Keye class takes one video per prompt.)"""

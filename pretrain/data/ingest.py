@@ -22,6 +22,7 @@ from pretrain.run.console import progress
 from pretrain.run.errors import KeyeError
 
 _PROGRESS_FROM = 10_000
+_RUN = {"identity": False}  # bad rows are left out, wherever they are copied and however many
 
 
 @dataclass
@@ -32,9 +33,9 @@ class FileDataConfig:
     """JSONL or Parquet files, one sample a row."""
     media: MediaConfig = field(default_factory=MediaConfig)
     """Which media may be opened."""
-    quarantine: str = ""
+    quarantine: str = field(default="", metadata=_RUN)
     """Where bad rows are copied; by default `quarantine.jsonl` in the current folder."""
-    max_bad_share: float = 0.01
+    max_bad_share: float = field(default=0.01, metadata=_RUN)
     """The job stops when more than this share of the rows is bad."""
 
 

@@ -103,6 +103,19 @@ def read_json(path: Path | str) -> dict[str, Any]:
         raise KeyeError(f"{path} is not valid JSON ({error}). Remove it and run again.") from error
 
 
+def checkpoint_identity(checkpoint: Path | str) -> list[Any]:
+    """What tells a checkpoint from another that was at the same path before.
+
+    The hash of the stage that has left it, else names, sizes and times of its weights.
+    """
+    path = Path(checkpoint)
+    made = read_json(path.parent / "summary.json").get("hash")
+    if made is not None:
+        return [str(checkpoint), made]
+    files = sorted(path.glob("*.safetensors"))
+    return [str(checkpoint), [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]]
+
+
 class StageDir:
     """One stage's folder: config, checkpoint, metrics, samples, resume state and summary."""
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 from pretrain.data.world import corpus
 from pretrain.keye_vl.create import ModelConfig, create_checkpoint
 from pretrain.run.console import table
-from pretrain.run.directory import RunDir, StageDir
+from pretrain.run.directory import RunDir, StageDir, checkpoint_identity
 from pretrain.run.errors import ConfigError
 from pretrain.run.ray_cluster import has_gpu, ray_session
 from pretrain.run.stages import run_stage
@@ -140,9 +140,11 @@ class Pretraining:
                 self._train("expert", experts[-1], before, cfg)
             sources = [self.run.stage(expert).checkpoint for expert in experts]
         # The experts' own configurations are part of their identities, which are inputs here.
-        identity = StageIdentity(
-            replace(fuse, experts={}), self.cfg.evaluation, self.cfg.seed, self.cfg.world_size
-        )
+        # Checkpoints given by path are told from others that were there before.
+        how: Any = replace(fuse, experts={})
+        if fuse.checkpoints:
+            how = [how, [checkpoint_identity(path) for path in fuse.checkpoints]]
+        identity = StageIdentity(how, self.cfg.evaluation, self.cfg.seed, self.cfg.world_size)
         return run_stage(
             self.run,
             "fuse",

@@ -16,6 +16,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pretrain.run.errors import KeyeError
+from pretrain.run.ray_cluster import WorkerTimeout
 from pretrain.run.ray_cluster import call as ray_call
 
 
@@ -111,6 +112,7 @@ class RankGroup(Generic[RankT]):
         gpus_per_rank: Ray GPUs one rank reserves.
         placement: a placement group with one bundle per rank, or None to let Ray choose.
         start_timeout_s: deadline for processes, imports and rendezvous together.
+        deadline_key: what error messages call the setting behind the deadline of calls.
     """
 
     def __init__(
@@ -125,11 +127,13 @@ class RankGroup(Generic[RankT]):
         gpus_per_rank: float = 0.0,
         placement: PlacementGroup | None = None,
         start_timeout_s: float = 180.0,
+        deadline_key: str = "timeout_s of this stage",
     ) -> None:
         if world_size < 1:
             raise KeyeError(f"world_size={world_size}: a {name} group needs at least one rank")
         self.name = name
         self.world_size = world_size
+        self.deadline_key = ""  # the start has a deadline of its own
         self._actors: list[Any] = []
         remote_class = ray.remote(actor_class)
         for rank in range(world_size):
@@ -147,6 +151,7 @@ class RankGroup(Generic[RankT]):
                 remote_class.options(**options).remote(rank, world_size, threads, *args)
             )
         self._rendezvous(start_timeout_s)
+        self.deadline_key = deadline_key
 
     def _rendezvous(self, timeout_s: float) -> None:
         nodes = self.call("node", phase="start", timeout_s=timeout_s)
@@ -196,6 +201,12 @@ class RankGroup(Generic[RankT]):
         names = [f"{self.name} rank {rank} of {self.world_size}" for rank in chosen]
         try:
             return ray_call(refs, phase=phase, worker=names, timeout_s=timeout_s)
+        except WorkerTimeout as error:
+            self.close()
+            if not self.deadline_key:
+                raise
+            text = f"{error}\nIf it is slow and not stuck, raise {self.deadline_key}."
+            raise WorkerTimeout(text, error.worker, error.index) from None
         except BaseException:
             self.close()
             raise

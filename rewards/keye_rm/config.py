@@ -23,7 +23,7 @@ class RewardModelConfig:
     """Judgements of each order in think mode; of more than one, drawn at temperature 1, the mean.
     Marks follow one another, and where a judge isn't sure, the likeliest for the response it reads
     first may all be high ones: the likeliest judgement can go by the position, the mean less so."""
-    batch: int = 4096
+    batch: int = field(default=4096, metadata={"identity": False})
     """Judgements in one call to the engines; more are asked in several calls, so that the prompts
     in memory stay bounded."""
 

@@ -32,7 +32,7 @@ class PairConfig(EndpointConfig):
     """Prompts that are exported for people to rank (`python -m rl review`); see `mpo.rankings`."""
     review_candidates: int = 4
     """Different responses to each of them at most."""
-    chunk: int = 64
+    chunk: int = field(default=64, metadata={"identity": False})
     """Prompts sampled together; an interruption loses at most these."""
     seed: int = 6
     """Seed of sampling and of the pairs' order."""

@@ -30,6 +30,9 @@ LOGGED = {
 """TRL's name of a metric → ours."""
 
 
+_RUN = {"identity": False}  # how to run, not what comes out
+
+
 @dataclass
 class SftConfig:
     """Supervised fine-tuning."""
@@ -63,15 +66,15 @@ class SftConfig:
     """Longest example in tokens; a longer one is an error, never cut."""
     world_size: int = 2
     """Data-parallel ranks; 1 makes a resumed run bitwise equal to an unbroken one."""
-    threads: int = 1
+    threads: int = field(default=1, metadata=_RUN)
     """CPU threads of one rank."""
-    cpus_per_rank: float = 0.25
+    cpus_per_rank: float = field(default=0.25, metadata=_RUN)
     """Ray CPUs a rank reserves."""
-    gpus_per_rank: float = 0.0
+    gpus_per_rank: float = field(default=0.0, metadata=_RUN)
     """Ray GPUs a rank reserves."""
-    save_every: int = 50
+    save_every: int = field(default=50, metadata=_RUN)
     """Steps between resume states."""
-    timeout_s: float = 600.0
+    timeout_s: float = field(default=600.0, metadata=_RUN)
     """Deadline for ten steps, in seconds; a stuck rank is named after it."""
 
     def __post_init__(self) -> None:

@@ -218,8 +218,9 @@ def test_dead_rank_is_named_and_the_group_closed(ray_cluster):
 
 def test_hung_rank_is_named(ray_cluster):
     group = RankGroup(probe_class(), 1, name="learner", cpus_per_rank=0.1)
-    with pytest.raises(KeyeError, match="learner rank 0 of 1 did not answer within 1 s"):
+    with pytest.raises(KeyeError, match="learner rank 0 of 1 did not answer within 1 s") as lost:
         group.call("sleep", phase="update", timeout_s=1)
+    assert str(lost.value).endswith("raise timeout_s of this stage.")
 
 
 def test_learning_rate_schedule():
