@@ -23,7 +23,6 @@ from rl.gspo import ALGORITHMS
 from rl.learner_rank import LearnerRank, MiniBatchPlan, RankUpdate
 from rl.sequences import TrainingSequence, check_sequences, plan_ranks, split_mini_batches
 
-
 _RUN = {"identity": False}  # how to run, not what comes out
 
 

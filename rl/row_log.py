@@ -89,4 +89,9 @@ def digests(files: Sequence[str]) -> list[str]:
     missing = [file for file in files if not Path(file).is_file()]
     if missing:
         raise KeyeError(f"{missing[0]} does not exist (from {Path.cwd()})")
-    return [hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] for file in files]
+    return [_digest(file) for file in files]
+
+
+def _digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

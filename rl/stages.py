@@ -16,7 +16,7 @@ from pretrain.data.sample import Sample
 from pretrain.data.stream import heldout
 from pretrain.policy.model import parameter_count
 from pretrain.run.command import config_dict
-from pretrain.run.directory import RunDir, StageDir, read_json
+from pretrain.run.directory import RunDir, StageDir, checkpoint_identity
 from pretrain.run.errors import KeyeError
 from pretrain.run.metrics import MetricLogger
 from pretrain.run.stages import run_stage
@@ -25,6 +25,7 @@ from pretrain.stages.pipeline import pretrain as run_pretraining
 from rl.config import RlConfig
 from rl.evaluate import Evaluation, EvaluationConfig, evaluate, reasoning_by_difficulty
 from rl.groups import Group
+from rl.identity import data_identity, generation_identity, reward_identity, tool_identity
 from rl.launch import announce
 from rl.learner import LearnerGroup
 from rl.prompts import PromptSource, open_prompts
@@ -62,12 +63,17 @@ class Run:
             )
         return self.checkpoint
 
+    def given(self) -> list[Any] | str:
+        """What tells the user's policy from others; empty where the newest one is a stage's."""
+        path = "" if self.made_by else self.cfg.checkpoint
+        return checkpoint_identity(path) if path else ""
+
     def stage(
         self, name: str, cfg: Any, body: Callable[[StageDir], dict[str, Any]]
     ) -> dict[str, Any]:
         """Run one stage on the newest policy, unless it is complete already."""
         inputs = (self.made_by,) if self.made_by else ()
-        identity = {"cfg": cfg, "checkpoint": "" if inputs else self.cfg.checkpoint}
+        identity = {"cfg": cfg, "checkpoint": self.given()}
         return run_stage(self.folder, name, identity, body, inputs=inputs)
 
     def advance(self, name: str) -> None:
@@ -93,7 +99,7 @@ def cold_start(run: Run) -> None:
         examples = cold_start_examples(cfg, with_documents(run.cfg.tools, run.folder.path))
         return run_sft(source, examples, cfg.sft, stage, wandb=run.cfg.wandb)
 
-    run.stage("cold_start", [cfg, *tool_identity(run.cfg)] if run.cfg.tools.names else cfg, body)
+    run.stage("cold_start", [cfg, *tool_identity(run.cfg.tools)], body)
     run.advance("cold_start")
 
 
@@ -112,7 +118,7 @@ def evaluation(run: Run, name: str) -> None:
             "reasoning_by_difficulty": reasoning_by_difficulty(result),
         }
 
-    how = [cfg, run.cfg.sampling, *reward_identity(run.cfg), *tool_identity(run.cfg)]
+    how = [*data_identity(cfg), *generation_identity(run.cfg), *reward_identity(run.cfg)]
     run.stage(name, how, body)
 
 
@@ -174,31 +180,17 @@ def gspo(
         finally:
             learner.close()
 
-    run.stage(name, _gspo_identity(cfg) + ([identity] if prompts else []), body)
+    asked = [identity] if prompts else data_identity(cfg.data)
+    run.stage(name, _gspo_identity(cfg) + asked, body)
     run.advance(name)
 
 
-def reward_identity(cfg: RlConfig) -> list[Any]:
-    """What of the rewards' settings decides a total: not how many workers compute it."""
-    model = cfg.reward_model.checkpoint
-    if model:  # one that was trained anew lies at the same place
-        made = read_json(Path(model).parent / "summary.json").get("hash", "")
-        model = f"{model} {made}".rstrip()
-    return [cfg.rewards.normalise, cfg.rewards.clip, cfg.rewards.routes, model]
-
-
-def tool_identity(cfg: RlConfig) -> list[Any]:
-    """The tools' settings where there are tools."""
-    return [{"tools": cfg.tools}] if cfg.tools.names else []
-
-
 def _gspo_identity(cfg: RlConfig) -> list[Any]:
-    """What decides the outcome; what is switched off doesn't, whatever its other settings."""
+    """What decides the outcome beside the prompts; what is switched off doesn't, whatever its other
+    settings."""
     hints = cfg.hints if cfg.hints.max_level else {"max_level": 0}
-    parts = [cfg.gspo, cfg.data, hints, cfg.learner, cfg.sampling, *reward_identity(cfg)]
+    parts = [cfg.gspo, hints, cfg.learner, *generation_identity(cfg), *reward_identity(cfg)]
     parts += [{"dynamic": cfg.dynamic}] if cfg.dynamic.on else []
-    parts += tool_identity(cfg)
-    parts += [{"reward_model": cfg.reward_model}] if cfg.reward_model.checkpoint else []
     return parts + ([{"overlong": cfg.overlong}] if cfg.overlong.buffer else [])
 
 

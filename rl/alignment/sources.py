@@ -27,6 +27,7 @@ from rl.alignment.prompts import marked
 from rl.alignment.retrieval import with_retrieval
 from rl.alignment.steps import with_steps
 from rl.alignment.tracks import with_both_tracks, with_preference
+from rl.row_log import digests
 from rl.tool_tasks import LOOKUP, ToolTasks
 
 Maker = Callable[[Sample, np.random.Generator, AlignmentConfig], Sample]
@@ -169,5 +170,7 @@ class AlignmentPrompts:
 
 
 def mix_identity(cfg: AlignmentConfig) -> dict[str, Any]:
-    """What of the configuration decides the prompts and their rewards."""
-    return {"sources": cfg.sources(), "judge": cfg.judge, "seed": cfg.seed}
+    """What decides the prompts and their rewards: settings, and what the sources' files hold."""
+    sources = cfg.sources()
+    files = {name: digests(own.files) for name, own in sources.items()}
+    return {"sources": sources, "files": files, "judge": cfg.judge, "seed": cfg.seed}

@@ -20,8 +20,10 @@ from rl.alignment.marks import observe
 from rl.alignment.measure import change, load, measure, report, show
 from rl.alignment.row_tools import check_tools
 from rl.alignment.sources import AlignmentPrompts, mix_identity
+from rl.identity import generation_identity, reward_identity, tool_identity
+from rl.row_log import digests
 from rl.sft.training import run_sft
-from rl.stages import Run, gspo, reward_identity, tool_identity
+from rl.stages import Run, gspo
 from rl.tool_tasks import with_documents
 
 MEASURED = ("alignment_before", "alignment_sft_measured", "alignment_after")
@@ -86,9 +88,10 @@ def measured(name: str) -> Callable[[Run], None]:
         def body(folder: StageDir) -> dict[str, Any]:
             return measure(run.session.rollouts(run.policy()), cfg, folder.path)
 
-        how = [cfg.heldout, cfg.heldout_seed, cfg.samples, mix_identity(cfg), run.cfg.sampling]
-        how += tool_identity(run.cfg)
-        run.stage(name, [*how, *reward_identity(run.cfg)], body)
+        how = [cfg.heldout, cfg.heldout_seed, cfg.samples, mix_identity(cfg)]
+        how += [digests(own.heldout) for own in cfg.sources().values() if own.files]
+        how += [*generation_identity(run.cfg), *reward_identity(run.cfg)]
+        run.stage(name, how, body)
         summarise(run)
 
     return stage
@@ -125,7 +128,7 @@ def alignment_sft(run: Run) -> None:
         )
         return run_sft(source, examples, cfg.sft, stage, wandb=run.cfg.wandb)
 
-    run.stage("alignment_sft", [cfg.sft, mix_identity(cfg), *tool_identity(run.cfg)], body)
+    run.stage("alignment_sft", [cfg.sft, mix_identity(cfg), *tool_identity(run.cfg.tools)], body)
     run.advance("alignment_sft")
 
 

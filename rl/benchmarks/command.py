@@ -9,7 +9,7 @@ from typing import Any
 
 from pretrain.run.command import config_dict
 from pretrain.run.console import say, table, warn
-from pretrain.run.directory import RunDir, atomic_write
+from pretrain.run.directory import RunDir, atomic_write, checkpoint_identity
 from pretrain.run.errors import ConfigError
 from pretrain.run.stages import run_stage
 from rl.benchmarks.config import BenchmarkConfig
@@ -41,7 +41,7 @@ def run_benchmarks(
             identity = {
                 "benchmark": [cfg.mode, cfg.samples, cfg.circular, cfg.judge.model],
                 "files": one.identity(),
-                "checkpoint": weights_identity(checkpoint),
+                "checkpoint": checkpoint_identity(checkpoint),
                 "sampling": config_dict(rollouts.sampling),
             }
             results.append(
@@ -57,12 +57,6 @@ def run_benchmarks(
     show(results, f"{checkpoint}, {cfg.mode}")
     say(f"records: {folder.path}/NAME/records.jsonl, tables: {out / RESULTS}")
     return results
-
-
-def weights_identity(checkpoint: Path) -> list[Any]:
-    """Path, and names, sizes and times of the weights: what tells one policy from another."""
-    files = sorted(checkpoint.glob("*.safetensors"))
-    return [str(checkpoint), [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]]
 
 
 def show(results: Sequence[dict[str, Any]], title: str) -> None:

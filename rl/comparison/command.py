@@ -12,7 +12,7 @@ from typing import Any
 
 from pretrain.data.sample import MODES, Sample
 from pretrain.run.console import say, table
-from pretrain.run.directory import RunDir, StageDir, atomic_write
+from pretrain.run.directory import RunDir, StageDir, atomic_write, checkpoint_identity
 from pretrain.run.errors import ConfigError, KeyeError
 from pretrain.run.metrics import read_rows
 from pretrain.run.ray_cluster import ray_session
@@ -23,7 +23,6 @@ from rewards.keye_rm.config import RewardModelConfig
 from rewards.keye_rm.model import KeyeRewardModel
 from rewards.keye_rm.templates import MODES as REWARD_MODES
 from rl.answering import answer_all
-from rl.benchmarks.command import weights_identity
 from rl.comparison.gsb import OUTCOMES, Record, grouped
 from rl.comparison.judges import Pair, by_endpoint, by_reward_model, by_rules
 from rl.comparison.rubric import (
@@ -34,6 +33,7 @@ from rl.comparison.rubric import (
     rubric_table,
 )
 from rl.evaluate import EvaluationConfig
+from rl.identity import data_identity, reward_model_identity, route_identity
 from rl.judging import JudgeConfig, ask_all
 from rl.session import Session
 from rl.stages import heldout_samples
@@ -125,7 +125,8 @@ class Comparing:
                 for sample, answer in zip(self.samples, found, strict=True)
             ]
 
-        identity = [cfg.evaluation, cfg.sampling, weights_identity(Path(checkpoint))]
+        identity = [*data_identity(cfg.evaluation), cfg.sampling, cfg.engine]
+        identity.append(checkpoint_identity(checkpoint))
         return [row["response"] for row in self.stage(name, identity, [], body)]
 
     def marks(self, name: str, answers: str, texts: Sequence[str]) -> list[Record]:
@@ -256,12 +257,11 @@ def _judged(cfg: CompareConfig, comparing: Comparing, pairs: list[Pair]) -> dict
         finally:
             model.close()
 
-    judged = {"rules": comparing.stage("rules", cfg.rewards.routes, both, rules)}
+    judged = {"rules": comparing.stage("rules", route_identity(cfg.rewards), both, rules)}
     if cfg.judge.on:
         judged["judge"] = comparing.stage("judge", cfg.judge, both, endpoint)
     if cfg.reward_model.checkpoint:
-        weights = weights_identity(Path(cfg.reward_model.checkpoint))
-        identity = [cfg.reward_mode, cfg.reward_model.max_tokens, weights]
+        identity = [cfg.reward_mode, *reward_model_identity(cfg.reward_model)]
         judged["reward_model"] = comparing.stage("reward_model", identity, both, reward_model)
     return judged
 

@@ -18,12 +18,13 @@ from pretrain.data.stream import WorldStream
 from pretrain.data.world import textual
 from pretrain.run.command import config_dict
 from pretrain.run.console import table
-from pretrain.run.directory import StageDir
+from pretrain.run.directory import StageDir, checkpoint_identity
 from pretrain.run.errors import ConfigError, KeyeError
 from pretrain.run.stages import run_stage
 from rl.experts.config import ExpertConfig, MergeConfig
 from rl.experts.merging import check_merge, merge_checkpoints
 from rl.permutation import mix, permuted
+from rl.row_log import digests
 from rl.sft.training import run_sft, snapshot
 from rl.stages import Run
 from rl.trace_rows import given_reply
@@ -77,7 +78,7 @@ def experts(run: Run) -> None:
                 snapshots=sorted(set(cfg.checkpoints)),
             )
 
-        trained = run.stage(f"experts/{name}", cfg, body)
+        trained = run.stage(f"experts/{name}", [cfg, digests(cfg.data.files)], body)
         rows.append(
             [name, trained["steps"], str(sorted(set(cfg.checkpoints))), trained.get("loss")]
         )
@@ -104,8 +105,7 @@ def merge(run: Run) -> None:
 
     own = [] if cfg.checkpoints else [f"experts/{name}" for name in chosen]
     inputs = [name for name in [run.made_by, *own] if name]
-    given = "" if run.made_by else run.cfg.checkpoint
-    identity = {"cfg": _identity(cfg), "checkpoint": given}
+    identity = {"cfg": _identity(cfg), "checkpoint": run.given()}
     merged = run_stage(run.folder, "merge", identity, body, inputs=inputs)
     run.advance("merge")
     shown = [[name, round(weight, 4)] for name, weight in merged["weights"].items()]
@@ -113,14 +113,16 @@ def merge(run: Run) -> None:
 
 
 def _identity(cfg: MergeConfig) -> dict[str, Any]:
-    """What of the settings this method reads."""
+    """What of the settings this method reads, and which checkpoints they name."""
     unread: dict[str, tuple[str, ...]] = {
         "uniform": ("scale", "density"),
         "weighted": ("scale", "density"),
         "task_arithmetic": ("density",),
     }
     left_out = unread.get(cfg.method, ())
-    return {key: value for key, value in config_dict(cfg).items() if key not in left_out}
+    read = {key: value for key, value in config_dict(cfg).items() if key not in left_out}
+    made = {name: checkpoint_identity(path) for name, path in cfg.checkpoints.items()}
+    return read | {"checkpoints": made}
 
 
 def expert_checkpoints(run: Run) -> Mapping[str, Path]:

@@ -27,12 +27,12 @@ from pretrain.run.directory import StageDir
 from pretrain.run.errors import ConfigError
 from pretrain.run.metrics import read_rows
 from pretrain.run.stages import run_stage
+from rl.identity import data_identity, generation_identity, reward_identity
 from rl.iterated.prompt_filter import ChosenPrompts, filter_prompts
 from rl.iterated.rejection import ROWS, reject_and_replace
 from rl.prompts import open_prompts
-from rl.row_log import digests
 from rl.sft.training import run_sft
-from rl.stages import Run, evaluation, gspo, reward_identity
+from rl.stages import Run, evaluation, gspo
 from rl.trace_rows import SampleSource, TraceExamples, first_rows, open_source, save_rows
 
 POOL = "pool"
@@ -40,7 +40,7 @@ POOL = "pool"
 
 def iterate(run: Run) -> None:
     """Round 0 and `rounds` more, from the newest checkpoint as the base of all cold starts."""
-    base, base_stage = run.policy(), run.made_by
+    base, base_stage, given = run.policy(), run.made_by, run.given()
     rows = POOL
     _pool(run)
     report = []
@@ -48,7 +48,7 @@ def iterate(run: Run) -> None:
         if number:
             rows = _rejection(run, number, rows)
         if number or run.cfg.iterated.first_cold_start:
-            _cold_start(run, number, rows, base, base_stage)
+            _cold_start(run, number, rows, base, base_stage, given)
         if number:
             _filtered_gspo(run, number)
         else:
@@ -65,9 +65,9 @@ def _stage(
     cfg: Any,
     inputs: list[str],
     body: Callable[[StageDir], dict[str, Any]],
-    checkpoint: str = "",
+    checkpoint: Any = "",
 ) -> dict[str, Any]:
-    """One stage that builds on the named ones, and on a `checkpoint` given by the user."""
+    """One stage that builds on the named ones, and on the user's policy."""
     identity = {"cfg": cfg, "checkpoint": checkpoint}
     return run_stage(run.folder, name, identity, body, inputs=[i for i in inputs if i])
 
@@ -83,7 +83,7 @@ def _pool(run: Run) -> None:
         return {"rows": len(rows), "spoiled_share": origins.count("spoiled") / len(rows)}
 
     traces = [cold.tasks, cold.modes, cold.direct_share, cold.seed]
-    pool = [cfg.data, digests(cfg.data.files), cfg.pool, cfg.spoiled_share, cfg.seed]
+    pool = [*data_identity(cfg.data), cfg.pool, cfg.spoiled_share, cfg.seed]
     _stage(run, POOL, pool + traces, [], body)
 
 
@@ -102,12 +102,13 @@ def _rejection(run: Run, number: int, rows: str) -> str:
             policy=f"{policy} {run.folder.stage(policy).summary()['hash']}",
         )
 
-    how = [cfg.samples, cfg.margin, cfg.seed, run.cfg.sampling, *reward_identity(run.cfg)]
+    how = [cfg.samples, cfg.margin, cfg.seed]
+    how += [*generation_identity(run.cfg), *reward_identity(run.cfg)]
     _stage(run, name, how, [rows, policy], body)
     return name
 
 
-def _cold_start(run: Run, number: int, rows: str, base: Path, base_stage: str) -> None:
+def _cold_start(run: Run, number: int, rows: str, base: Path, base_stage: str, given: Any) -> None:
     """Fine-tuning of the base on the round's rows."""
     cfg, name = run.cfg.cold_start.sft, f"round{number}/cold_start"
 
@@ -116,7 +117,6 @@ def _cold_start(run: Run, number: int, rows: str, base: Path, base_stage: str) -
         examples = TraceExamples(_source(run), file, run.cfg.iterated.seed)
         return run_sft(base, examples, cfg, stage, wandb=run.cfg.wandb)
 
-    given = "" if base_stage else run.cfg.checkpoint
     _stage(run, name, cfg, [base_stage, rows], body, given)
     run.advance(name)
 
@@ -138,9 +138,8 @@ def _filtered_gspo(run: Run, number: int) -> None:
             seed=cfg.seed,
         )
 
-    how = [cfg.prompts, cfg.filter_samples, cfg.seed, run.cfg.data, digests(run.cfg.data.files)]
-    how.append(run.cfg.sampling)
-    how += reward_identity(run.cfg)
+    how = [cfg.prompts, cfg.filter_samples, cfg.seed, *data_identity(run.cfg.data)]
+    how += [*generation_identity(run.cfg), *reward_identity(run.cfg)]
     _stage(run, name, how, [run.made_by], body)
 
     def prompts(stage: Path) -> ChosenPrompts:

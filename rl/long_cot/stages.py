@@ -28,6 +28,12 @@ from pretrain.run.errors import ConfigError, KeyeError
 from pretrain.run.metrics import read_rows
 from pretrain.run.stages import run_stage
 from rewards.keye_rm.model import KeyeRewardModel
+from rl.identity import (
+    data_identity,
+    generation_identity,
+    reward_identity,
+    reward_model_identity,
+)
 from rl.long_cot.agentic import AgenticTraces
 from rl.long_cot.assess import GRADED, Assessor, assess_paths
 from rl.long_cot.config import LongCotConfig
@@ -41,9 +47,9 @@ from rl.long_cot.review import ITEMS, KEPT, Refiner, make_items
 from rl.long_cot.score import SCORED, score_rows
 from rl.long_cot.scoring import pool_scorer
 from rl.long_cot.writers import TextWriter, endpoint_writer, policy_writer
-from rl.row_log import RowLog, digests
+from rl.row_log import RowLog
 from rl.sft.training import run_sft
-from rl.stages import Run, reward_identity
+from rl.stages import Run
 from rl.trace_rows import save_rows
 
 ROOM = "long_cot"
@@ -60,11 +66,11 @@ def _stage(
     policy: bool = False,
 ) -> None:
     """Stage `long_cot/name` on the outputs of its `inputs`, and on the newest policy if it asks."""
-    given = ""
+    given: Any = ""
     if policy:
         run.policy()
         inputs = [*inputs, run.made_by] if run.made_by else inputs
-        given = "" if run.made_by else run.cfg.checkpoint
+        given = run.given()
     facts = {"cfg": identity, "checkpoint": given}
     metrics = run_stage(run.folder, f"{ROOM}/{name}", facts, body, inputs=inputs)
     rows = [[key, f"{v:.3f}" if isinstance(v, float) else str(v)] for key, v in metrics.items()]
@@ -87,6 +93,12 @@ def _writer(run: Run, who: str) -> TextWriter:
     return endpoint_writer(run.cfg.long_cot.writer, "long_cot.writer")
 
 
+def _writer_identity(run: Run, who: str) -> list[Any]:
+    """What decides what `who` writes; the policy answers within its own limits."""
+    own = [run.cfg.long_cot.writer] if who != "none" else []
+    return own + (generation_identity(run.cfg) if who == "policy" else [])
+
+
 def enhance(run: Run) -> None:
     """(a) Questions from all sources, with new wordings and merged ones."""
     cfg, chunk = run.cfg.long_cot.enhance, run.cfg.long_cot.chunk
@@ -103,8 +115,8 @@ def enhance(run: Run) -> None:
         counts = {"given": len(rows), "rewritten": len(reworded), "merged": len(merged)}
         return counts | left_out
 
-    who = {"none": [], "endpoint": [run.cfg.long_cot.writer], "policy": [run.cfg.long_cot.writer]}
-    identity = [cfg, digests(cfg.data.files), run.cfg.engine.max_images, who[cfg.rewrite]]
+    identity = [*data_identity(cfg.data), cfg, run.cfg.engine.max_images]
+    identity += _writer_identity(run, cfg.rewrite)
     _stage(run, "enhance", identity, [], body, policy=cfg.rewrite == "policy")
 
 
@@ -117,7 +129,7 @@ def paths(run: Run) -> None:
         rollouts = run.session.rollouts(run.policy())
         return sample_paths(rows, _questions(run), rollouts, cfg.paths, stage.path, cfg.chunk)
 
-    identity = [cfg.paths, run.cfg.sampling, *reward_identity(run.cfg)]
+    identity = [cfg.paths, *generation_identity(run.cfg), *reward_identity(run.cfg)]
     _stage(run, "paths", identity, [f"{ROOM}/enhance"], body, policy=True)
 
 
@@ -136,7 +148,8 @@ def assess(run: Run) -> None:
 def _assess_identity(run: Run) -> list[Any]:
     cfg = run.cfg.long_cot
     identity: list[Any] = [cfg.assess] + ([cfg.judge] if cfg.assess.judge else [])
-    return identity + ([run.cfg.reward_model] if cfg.assess.reward_dimensions else [])
+    asked = cfg.assess.reward_dimensions
+    return identity + (reward_model_identity(run.cfg.reward_model) if asked else [])
 
 
 @contextlib.contextmanager
@@ -183,7 +196,8 @@ def review(run: Run) -> None:
             return make_items(rows, _questions(run), review_cfg, stage.path, chunk, refiner)
 
     identity: list[Any] = [cfg.review.redundant_factor, cfg.review.refine]
-    identity += [cfg.writer, *_assess_identity(run)] if refining else []
+    identity += _writer_identity(run, cfg.review.refine)
+    identity += _assess_identity(run) if refining else []
     by_policy = cfg.review.refine == "policy"
     _stage(run, "review", identity, [f"{ROOM}/assess"], items, policy=by_policy)
     _refined(run)
@@ -227,7 +241,7 @@ def score(run: Run) -> None:
         rollouts = run.session.rollouts(run.policy())
         return score_rows(rows, _questions(run), rollouts, cfg.score, stage.path, cfg.chunk)
 
-    identity = [cfg.score, run.cfg.sampling, *reward_identity(run.cfg)]
+    identity = [cfg.score, *generation_identity(run.cfg), *reward_identity(run.cfg)]
     _stage(run, "score", identity, [f"{ROOM}/refined"], body, policy=True)
 
 
@@ -257,7 +271,8 @@ def long_cot_sft(run: Run) -> None:
         say(f"long_cot_sft: {mix}")
         return run_sft(source, examples, cfg.train.sft, stage, wandb=run.cfg.wandb) | mix
 
-    run.stage("long_cot_sft", [cfg.train, {"scored": scored["hash"]}], body)
+    results = run.cfg.tools.max_result_tokens
+    run.stage("long_cot_sft", [cfg.train, {"scored": scored["hash"]}, results], body)
     run.advance("long_cot_sft")
 
 

@@ -15,6 +15,7 @@ from pretrain.run.console import table
 from pretrain.run.directory import StageDir
 from pretrain.run.metrics import MetricLogger, WandbConfig
 from pretrain.training.ranks import RankGroup
+from rl.identity import data_identity, generation_identity, reward_identity
 from rl.iterated.stages import indexed_prompts
 from rl.mpo.config import MpoTrainConfig
 from rl.mpo.pairs import PAIRS, PairExamples, make_pairs
@@ -22,7 +23,7 @@ from rl.mpo.rank import MpoJob, MpoRank
 from rl.mpo.rankings import add_rankings, read_rankings
 from rl.row_log import digests
 from rl.sft.training import run_steps
-from rl.stages import Run, reward_identity
+from rl.stages import Run
 from rollout.seeds import stable_seed
 
 LOGGED = {
@@ -83,8 +84,8 @@ def _human(run: Run, number: int, pairs: str) -> tuple[str, dict[str, Any]]:
 
 
 def _pair_identity(run: Run) -> list[Any]:
-    data = [run.cfg.data, digests(run.cfg.data.files)]
-    return [run.cfg.mpo.pairs, *data, run.cfg.sampling, *reward_identity(run.cfg)]
+    how = [run.cfg.mpo.pairs, *data_identity(run.cfg.data)]
+    return [*how, *generation_identity(run.cfg), *reward_identity(run.cfg)]
 
 
 def _pairs(run: Run, stage: StageDir) -> dict[str, Any]:

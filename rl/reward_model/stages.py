@@ -25,12 +25,14 @@ from rewards.keye_rm.files import open_pairs
 from rewards.keye_rm.measures import report
 from rewards.keye_rm.model import Comparison, KeyeRewardModel
 from rewards.keye_rm.templates import Template
+from rl.identity import data_identity, generation_identity
 from rl.reward_model.training import (
     JudgementExamples,
     JudgementPrompts,
     RewardSftConfig,
     RewardTrainingConfig,
 )
+from rl.row_log import digests
 from rl.sft.training import run_sft
 from rl.stages import Run, gspo
 
@@ -57,7 +59,7 @@ def _supervised(run: Run, name: str, cfg: RewardSftConfig) -> None:
         return run_sft(source, examples, cfg.sft, stage, wandb=run.cfg.wandb)
 
     before = run.folder.stage(name).summary()
-    run.stage(name, [cfg, template], body)
+    run.stage(name, [cfg, digests(cfg.pairs.files), template], body)
     run.advance(name)
     keep_template(run, name, template, before)
 
@@ -70,7 +72,8 @@ def reward_gspo(run: Run) -> None:
         return JudgementPrompts(cfg, folder)
 
     before = run.folder.stage("reward_gspo").summary()
-    gspo(run, "reward_gspo", prompts, [cfg.pairs, cfg.template, cfg.format_weight], hinted=False)
+    asked = [*data_identity(cfg.pairs), cfg.template, cfg.format_weight]
+    gspo(run, "reward_gspo", prompts, asked, hinted=False)
     keep_template(run, "reward_gspo", cfg.template, before)
 
 
@@ -113,17 +116,22 @@ def measured(name: str) -> Callable[[Run], None]:
             save_records(folder.path / RECORDS, records)
             return report(records) | {"first_bias": bias}
 
-        how = [cfg.heldout, cfg.template, cfg.calibration_pairs, run.cfg.sampling]
+        how = [*data_identity(cfg.heldout), cfg.template, *generation_identity(run.cfg)]
+        how += [cfg.calibration_pairs, *data_identity(cfg.sft.pairs), seen(cfg)]
         show(run.stage(name, how, body), name)
 
     return stage
 
 
+def seen(cfg: RewardTrainingConfig) -> int:
+    """Examples that SFT has been through."""
+    return cfg.sft.sft.steps * cfg.sft.sft.batch_size
+
+
 def calibration(cfg: RewardTrainingConfig, mode: str, folder: Path) -> list[Comparison]:
     """Pairs of SFT's source behind all that it has seen (of files: of a further epoch)."""
     source = open_pairs(cfg.sft.pairs, cfg.sft.pairs.world, folder)
-    first = cfg.sft.sft.steps * cfg.sft.sft.batch_size
-    pairs = [source[first + k] for k in range(cfg.calibration_pairs[mode])]
+    pairs = [source[seen(cfg) + k] for k in range(cfg.calibration_pairs[mode])]
     return [Comparison(pair.query, pair.good, pair.bad, pair.task) for pair in pairs]
 
 

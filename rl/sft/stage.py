@@ -21,17 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.run.console import table
-from pretrain.run.directory import StageDir
+from pretrain.run.directory import StageDir, checkpoint_identity
 from pretrain.run.errors import KeyeError
 from pretrain.run.metrics import read_rows
 from pretrain.run.stages import run_stage
+from rl.identity import data_identity, generation_identity, reward_identity
 from rl.review_rows import item_row
 from rl.row_log import digests
 from rl.sft.difficulty import MEASURES, Selection, measure_rows, select
 from rl.sft.rows import AskedIn, RowExamples, curate, first_rows, open_rows, read_verdicts
 from rl.sft.taxonomy import BalancedRows, load_taxonomy
 from rl.sft.training import SftConfig, run_sft
-from rl.stages import Run, reward_identity
+from rl.stages import Run
 from rl.trace_rows import Row, sample_of, save_rows
 
 ROWS = "rows.jsonl"
@@ -74,7 +75,7 @@ class SftJobs:
             return {"rows": len(rows), "task_types": len({row["task_type"] for row in rows})}
 
         world = [] if cfg.data.files else [cfg.tasks, cfg.pool, cfg.seed]
-        self._stage("sft/rows", [cfg.data, digests(cfg.data.files), cfg.mode, *world], [], body)
+        self._stage("sft/rows", [*data_identity(cfg.data), cfg.mode, *world], [], body)
 
     def difficulty(self) -> None:
         """Correctness and length of several sampled answers to each row."""
@@ -85,30 +86,40 @@ class SftJobs:
             rollouts = run.session.rollouts(policy)
             return measure_rows(self._read("sft/rows"), self.source, rollouts, stage.path, cfg)
 
-        how = [cfg.samples, cfg.temperature, cfg.seed, run.cfg.sampling, *reward_identity(run.cfg)]
+        how = [cfg.samples, cfg.temperature, cfg.seed]
+        how += [*generation_identity(run.cfg), *reward_identity(run.cfg)]
         inputs = ["sft/rows", "" if cfg.checkpoint else run.made_by]
-        given = cfg.checkpoint or ("" if run.made_by else run.cfg.checkpoint)
+        given = checkpoint_identity(cfg.checkpoint) if cfg.checkpoint else run.given()
         self._stage("sft/difficulty", how, inputs, body, given)
 
     def curated(self) -> dict[str, Any]:
         """The rows that are trained on, and hard ones as items for review."""
         cfg, measured = self.cfg, self.cfg.difficulty.samples > 0
+        selection = Selection({}, set(), set())
+        if measured:
+            measures = read_rows(self.run.folder.stage("sft/difficulty").path / MEASURES)
+            selection = select(measures, cfg.difficulty)
 
         def body(stage: StageDir) -> dict[str, Any]:
-            selection = Selection({}, set(), set())
-            if measured:
-                measures = read_rows(self.run.folder.stage("sft/difficulty").path / MEASURES)
-                selection = select(measures, cfg.difficulty)
             rows, counts = curate(self._read("sft/rows"), selection, read_verdicts(cfg.decisions))
             save_rows(stage.path / ROWS, rows)
-            hard = [row for row in rows if row["id"] in selection.hard]
-            save_rows(stage.path / REVIEW, [self._item(row) for row in hard[: cfg.review]])
             return counts
 
         limits = [getattr(cfg.difficulty, f"easy_{key}") for key in ("accuracy", "tokens", "kept")]
-        how = [measured, *limits, cfg.difficulty.hard_share, cfg.review, digests(cfg.decisions)]
+        how = [measured, *limits, cfg.difficulty.hard_share, digests(cfg.decisions)]
         inputs = ["sft/rows", "sft/difficulty" if measured else ""]
-        return self._stage("sft/curated", how, inputs, body)
+        counts = self._stage("sft/curated", how, inputs, body)
+        self._export(selection)
+        return counts
+
+    def _export(self, selection: Selection) -> None:
+        """The hard rows for review. No row depends on how many there are, so that more can be had
+        without training again."""
+        file = self.run.folder.stage("sft/curated").path / REVIEW
+        hard = [row for row in self._read("sft/curated") if row["id"] in selection.hard]
+        wanted = hard[: self.cfg.review]
+        if len(wanted) != len(read_rows(file)):
+            save_rows(file, [self._item(row) for row in wanted])
 
     def train(self, name: str, cfg: SftConfig, final: bool) -> dict[str, Any]:
         """One phase; afterwards the newest policy is what it has left.
@@ -139,8 +150,7 @@ class SftJobs:
             return trained | {"rows": len(rows), "epochs": epochs, "balance": draws.report()}
 
         how = [cfg, balance, digests([taxonomy] if taxonomy else []), final]
-        given = "" if run.made_by else run.cfg.checkpoint
-        metrics = self._stage(name, how, ["sft/curated", run.made_by], body, given)
+        metrics = self._stage(name, how, ["sft/curated", run.made_by], body, run.given())
         run.advance(name)
         return metrics
 
@@ -150,9 +160,9 @@ class SftJobs:
         cfg: Any,
         inputs: list[str],
         body: Callable[[StageDir], dict[str, Any]],
-        checkpoint: str = "",
+        checkpoint: Any = "",
     ) -> dict[str, Any]:
-        """One stage that builds on the named ones, and on a `checkpoint` given by the user."""
+        """One stage that builds on the named ones, and on the user's policy."""
         identity = {"cfg": cfg, "checkpoint": checkpoint}
         return run_stage(self.run.folder, name, identity, body, inputs=[i for i in inputs if i])
 

@@ -38,6 +38,15 @@ class Passage:
     """BM25 score for the query it was found with."""
 
 
+def document_files(path: str | Path) -> dict[str, Path]:
+    """Name → file of the documents at `path`, a file or a folder, in their order."""
+    root = Path(path)
+    if root.is_dir():
+        files = sorted(p for p in root.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+        return {str(file.relative_to(root)): file for file in files}
+    return {root.name: root} if root.is_file() else {}
+
+
 class DocumentIndex:
     """Passages in memory, found by their words."""
 
@@ -56,18 +65,13 @@ class DocumentIndex:
     @classmethod
     def open(cls, path: str | Path) -> DocumentIndex:
         """Index a .jsonl file or a folder; `ConfigError` naming the file, line and fault."""
-        root = Path(path)
-        if root.is_dir():
-            files = sorted(p for p in root.rglob("*") if p.suffix in SUFFIXES and p.is_file())
-        else:
-            files = [root] if root.is_file() else []
+        files = document_files(path)
         if not files:
             raise ConfigError(
-                f"no documents at {root}: give a .jsonl file, or a folder of {', '.join(SUFFIXES)} "
+                f"no documents at {path}: give a .jsonl file, or a folder of {', '.join(SUFFIXES)} "
                 "files (tools.documents=PATH)"
             )
-        base = root if root.is_dir() else root.parent
-        return cls(p for file in files for p in _read(file, str(file.relative_to(base))))
+        return cls(p for name, file in files.items() for p in _read(file, name))
 
     def __len__(self) -> int:
         return len(self.passages)
