@@ -1,15 +1,26 @@
 """When a stage of a recipe is done again: for what decides its outcome, and for nothing else."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import pytest
+
+from pretrain.data.ingest import FileDataConfig
 from pretrain.run.command import compose, config_hash
-from pretrain.run.directory import RunDir
+from pretrain.run.directory import RunDir, checkpoint_identity
+from rewards.keye_rm.config import RewardModelConfig
 from rl.alignment.config import JudgeConfig
 from rl.config import RlConfig
 from rl.endpoint_config import EndpointConfig
+from rl.experts.config import ExpertConfig, MergeConfig
+from rl.experts.stages import _identity as merge_identity
+from rl.experts.stages import experts
+from rl.identity import generation_identity, reward_identity
 from rl.recipes import ALL_STAGES
-from rl.stages import Run, reward_identity
+from rl.stages import Run, evaluation, gspo
+from rollout.tools.config import ToolConfig
 
 
 def test_how_a_model_is_reached_does_not_make_a_stage_run_again(tmp_path: Path):
@@ -63,3 +74,166 @@ def test_the_full_recipe_names_known_stages_and_round_0_starts_from_the_merged_p
     assert not cfg.iterated.first_cold_start and cfg.hints.max_level == 5
     assert 0 < cfg.cold_start.hinted_share < 1
     assert {"text/ocr", "digits/sum"} <= cfg.evaluation.tasks.keys()
+
+
+def test_a_policy_retrained_at_its_old_path_is_another_policy(tmp_path: Path):
+    policy = tmp_path / "elsewhere"
+    policy.mkdir()
+    seen = set()
+    for content in (b"first", b"second one"):
+        (policy / "model.safetensors").write_bytes(content)
+        seen.add(config_hash(checkpoint_identity(policy)))
+    stage = RunDir(tmp_path / "run").stage("gspo")  # one that a run has left: by its stage
+    for steps in (1, 2):
+        stage.begin({"steps": steps}, f"hash{steps}")
+        stage.finish({}, f"hash{steps}")
+        seen.add(config_hash(checkpoint_identity(stage.checkpoint)))
+        seen.add(config_hash(merge_identity(MergeConfig(checkpoints={"a": str(stage.checkpoint)}))))
+    assert len(seen) == 6
+
+
+def test_stages_notice_new_content_of_what_they_are_given(tmp_path: Path):
+    """Evaluation, GSPO, experts and alignment measurements hash content, not names."""
+    data, policy = tmp_path / "rows.jsonl", tmp_path / "policy"
+    policy.mkdir()
+    cfg = RlConfig(checkpoint=str(policy))
+    files = [str(data)]
+    cfg.evaluation.files = cfg.data.files = files
+    cfg.experts = {"ocr": ExpertConfig(data=FileDataConfig(files=files))}
+    cfg.alignment.general.files = cfg.alignment.general.heldout = files
+    stages: dict[str, Any] = {
+        "evaluate_before": lambda run: evaluation(run, "evaluate_before"),
+        "gspo": gspo,
+        "experts/ocr": experts,
+        "alignment_before": ALL_STAGES["alignment_before"],
+    }
+
+    def hashes() -> set[str]:
+        return {identity_of(name, stage, cfg, tmp_path) for name, stage in stages.items()}
+
+    data.write_text("{}\n")
+    (policy / "model.safetensors").write_bytes(b"first")
+    first = hashes()
+    assert len(first) == 4 and hashes() == first
+    data.write_text('{"id": "mended"}\n')
+    second = hashes()
+    (policy / "model.safetensors").write_bytes(b"second one")
+    assert len(first | second | hashes()) == 12
+
+
+class Begun(Exception):
+    """A stage that would start now."""
+
+
+def identity_of(name: str, stage: Callable[[Run], None], cfg: RlConfig, folder: Path) -> str:
+    """The hash under which a stage would start."""
+
+    class Folder(RunDir):
+        def stage(self, name: str) -> Any:
+            begun = super().stage(name)
+            begun.begin = lambda cfg, hash: (_ for _ in ()).throw(Begun(hash))
+            return begun
+
+    run = Run(cfg, Folder(folder / "run"), SimpleNamespace(), Path(cfg.checkpoint))  # type: ignore[arg-type]
+    with pytest.raises(Begun) as begun:
+        stage(run)
+    return str(begun.value)
+
+
+def test_an_edited_plug_in_rule_is_another_reward(tmp_path: Path):
+    cfg, seen = RlConfig(), set()
+    rules = tmp_path / "rules.py"
+    nested = {"rule": "merged", "parts": [{"rule": f"{rules}:lucky"}]}
+    for entry in ({"_target_": f"{rules}:lucky"}, nested):
+        cfg.rewards.routes = {"*": [entry]}
+        for content in ("", "first = 1", "second = 2"):
+            rules.unlink(missing_ok=True)
+            if content:
+                rules.write_text(content)
+            seen.add(config_hash(reward_identity(cfg)))
+    assert len(seen) == 6
+
+
+def test_edited_documents_and_tools_are_other_tools(tmp_path: Path):
+    plugin, folder = tmp_path / "tool.py", tmp_path / "docs"
+    folder.mkdir()
+    cfg = RlConfig(tools=ToolConfig(["search", f"{plugin}:Ruler"], documents=str(folder)))
+    seen = set()
+    for path, content in (
+        (plugin, "first = 1"),
+        (plugin, "second = 2"),
+        (folder / "a.txt", "a text"),
+        (folder / "a.txt", "another"),
+        (folder / "b.md", "another"),
+    ):
+        path.write_text(content)
+        seen.add(config_hash(generation_identity(cfg)))
+    assert len(seen) == 5
+    cfg.tools = ToolConfig()  # no tools: what lies there is not read
+    alone = config_hash(generation_identity(cfg))
+    cfg.tools.documents = str(folder)
+    assert config_hash(generation_identity(cfg)) == alone
+
+
+RUN_ONLY = {
+    "learner": ["timeout_s", "threads", "cpus_per_rank", "gpus_per_rank", "logit_chunk",
+                "on_policy_tolerance"],
+    "gspo": ["save_every", "table_every", "table_groups"],
+    "sft.train": ["timeout_s", "threads", "cpus_per_rank", "gpus_per_rank", "save_every"],
+    "mpo.train": ["timeout_s", "save_every"],
+    "mpo.pairs": ["chunk"],
+    "data": ["max_bad_share"],
+    "reward_model": ["batch"],
+    "reward_model.engine": ["kv_cache_mb"],
+    "engine": ["kv_cache_mb", "max_sequences", "max_batched_tokens", "block_size"],
+}  # fmt: skip
+DECIDING = {
+    "learner": ["seed", "world_size", "clip_low", "mini_batches"],
+    "learner.train": ["lr", "micro_batch_tokens"],
+    "gspo": ["steps", "prompts_per_step", "group_size", "seed"],
+    "sft.train": ["steps", "lr", "batch_size", "accumulation", "context"],
+    "mpo.pairs": ["samples", "margin", "seed"],
+    "data": ["seed"],
+    "reward_model": ["samples", "max_tokens"],
+    "engine": ["max_length", "max_images"],
+}
+
+
+@pytest.mark.parametrize(("keys", "same"), [(RUN_ONLY, True), (DECIDING, False)])
+def test_only_what_decides_the_outcome_is_hashed(keys: dict[str, list[str]], same: bool):
+    cfg = RlConfig()
+    for section, names in keys.items():
+        for name in names:
+            part: Any = cfg
+            for word in section.split("."):
+                part = getattr(part, word)
+            before, value = config_hash(part), getattr(part, name)
+            setattr(part, name, value * 2 or 1)
+            assert (config_hash(part) == before) == same, f"{section}.{name}"
+    cfg.engine.dtype, before = "bfloat16", config_hash(cfg.engine)
+    cfg.engine.model_class = "transformers"
+    assert config_hash(cfg.engine) != before
+    cfg.data.quarantine, before = "elsewhere.jsonl", config_hash(cfg.data)
+    cfg.data.quarantine = ""
+    assert config_hash(cfg.data) == before
+
+
+def test_rewards_depend_on_how_the_reward_model_judges():
+    cfg = RlConfig(reward_model=RewardModelConfig(checkpoint="rm"))
+    seen = {config_hash(reward_identity(cfg))}
+    for key, value in (("samples", 4), ("max_tokens", 99)):
+        setattr(cfg.reward_model, key, value)
+        seen.add(config_hash(reward_identity(cfg)))
+    cfg.reward_model.engine.max_length = 99
+    assert len(seen | {config_hash(reward_identity(cfg))}) == 4
+
+
+def test_prompts_that_a_stage_does_not_ask_do_not_decide_it(tmp_path: Path):
+    """`data` is GSPO's; the reward model and alignment bring prompts of their own."""
+    for name in ("reward_gspo", "alignment_gspo"):
+        cfg = RlConfig(checkpoint=str(tmp_path))
+        before = identity_of(name, ALL_STAGES[name], cfg, tmp_path)
+        cfg.data.tasks = {"digits/max": 1.0}
+        assert identity_of(name, ALL_STAGES[name], cfg, tmp_path) == before
+        cfg.gspo.steps = 7
+        assert identity_of(name, ALL_STAGES[name], cfg, tmp_path) != before
