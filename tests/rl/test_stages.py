@@ -237,3 +237,24 @@ def test_prompts_that_a_stage_does_not_ask_do_not_decide_it(tmp_path: Path):
         assert identity_of(name, ALL_STAGES[name], cfg, tmp_path) == before
         cfg.gspo.steps = 7
         assert identity_of(name, ALL_STAGES[name], cfg, tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "setting"),
+    [
+        ("long_cot/enhance", "long_cot_enhance", "sampling.max_tokens"),  # the writer's limit
+        ("reward_sft_measured", "reward_sft_measured", "reward_training.sft.sft.steps"),
+        ("reward_sft_measured", "reward_sft_measured", "engine.max_length"),
+    ],
+)
+def test_a_limit_that_a_stage_reads_decides_it(name: str, stage: str, setting: str, tmp_path: Path):
+    cfg = RlConfig(checkpoint=str(tmp_path))
+    cfg.long_cot.enhance.rewrite = "policy"
+    before = identity_of(name, ALL_STAGES[stage], cfg, tmp_path)
+    assert identity_of(name, ALL_STAGES[stage], cfg, tmp_path) == before
+    *sections, key = setting.split(".")
+    part: Any = cfg
+    for word in sections:
+        part = getattr(part, word)
+    setattr(part, key, getattr(part, key) + 1)
+    assert identity_of(name, ALL_STAGES[stage], cfg, tmp_path) != before

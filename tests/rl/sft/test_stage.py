@@ -220,6 +220,26 @@ def test_the_parts_build_on_each_other_and_decisions_sample_nothing_again(
     assert (curated["rows"], curated["edited"], curated["final"]) == (7, 1, 4)
 
 
+def test_items_for_review_are_exported_without_curating_again(tmp_path: Path):
+    data = write(tmp_path / "rows.jsonl", [data_row(k) for k in range(12)])
+    answers = Answers()
+    session: Any = SimpleNamespace(rollouts=lambda checkpoint: answers)
+    folder = RunDir(tmp_path / "run")
+    found = []
+    for wanted in (0, 3, 3, 1):
+        overrides = [f"sft.data.files=[{data}]", f"sft.review={wanted}"]
+        overrides += ["recipe=sft", "sft.difficulty.easy_kept=0"]
+        run = Run(compose("rl", RlConfig, overrides), folder, session, tmp_path)
+        jobs = SftJobs(run)
+        jobs.rows()
+        jobs.difficulty()
+        jobs.curated()
+        items = read_rows(folder.stage("sft/curated").path / "review.jsonl")
+        found.append((len(items), folder.stage("sft/curated").summary()["finished"]))
+    assert [count for count, _ in found] == [0, 2, 2, 1]  # a quarter of 6 rows that stay is hard
+    assert len({finished for _, finished in found}) == 1 and answers.calls == 1
+
+
 RULE = """
 from rewards.registry import rule
 
