@@ -124,19 +124,27 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
+def _open(kind: Any) -> bool:
+    """Whether a field of this type is a dict, whose keys no schema can list."""
+    return kind is Any or dict in (kind, get_origin(kind))
+
+
 def _open_parent(schema: type, key: str) -> bool:
-    """Whether `key` lies inside a dict, whose keys no schema can list."""
+    """Whether `key` lies inside such a dict."""
     fields = schema_fields(schema)
     parts = key.split(".")
     parents = [".".join(parts[:end]) for end in range(1, len(parts))]
-    kinds = [kind for parent in parents if (kind := fields.get(parent)) is not None]
-    return any(kind is Any or dict in (kind, get_origin(kind)) for kind in kinds)
+    return any(_open(fields[parent]) for parent in parents if parent in fields)
 
 
 def _open_mapping(schema: type, override: str) -> str:
-    """Allow `mix.new=1` for a dict `mix`, where Hydra alone asks for `++mix.new=1`."""
-    added = override[:1] not in "+~" and "=" in override and _open_parent(schema, _key(override))
-    return f"++{override}" if added else override
+    """Allow `mix.new=1` and `mix={new: 1}` for a dict `mix`: Hydra alone asks for `++mix.new=1`.
+
+    Either way the keys that are not named keep their values.
+    """
+    key = _key(override)
+    opened = _open_parent(schema, key) or _open(schema_fields(schema).get(key))
+    return f"++{override}" if opened and override[:1] not in "+~" and "=" in override else override
 
 
 def _element_key(schema: type, key: str) -> tuple[type, str] | None:

@@ -59,6 +59,19 @@ def test_schema_then_file_then_overrides():
     )
 
 
+def test_a_mapping_given_whole_adds_to_what_is_there():
+    assert compose("rl", Config, ["mix={max: 0.5, sum: 0}"]).mix == {"sum": 0.0, "max": 0.5}
+    assert compose("rl", Config, ["mix={text/ocr: 1}"]).mix == {"sum": 1.0, "text/ocr": 1.0}
+    experts = compose("rl", Config, ["experts={table: {ranks: 2}}"]).experts
+    assert experts == {"ocr": Learner(), "table": Learner(ranks=2)}
+
+
+@pytest.mark.parametrize("override", ["learner={rate: 1}", "experts={ocr: {rate: 1}}"])
+def test_a_section_given_whole_is_checked(override):
+    with pytest.raises(ConfigError, match="rate"):
+        compose("rl", Config, [override])
+
+
 def test_keys_of_dataclasses_kept_by_name_are_checked():
     config = compose("rl", Config, ["experts.ocr.ranks=3"])
     assert config.experts == {"ocr": Learner(ranks=3)}
