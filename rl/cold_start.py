@@ -10,9 +10,23 @@ from typing import Any
 import numpy as np
 
 from pretrain.data.render import conversation, has_hint
-from pretrain.data.sample import HINT_LEVELS
+from pretrain.data.sample import HINT_LEVELS, Sample
 from pretrain.data.stream import WorldStream
 from rl.config import ColdStartConfig
+
+
+def shown_level(sample: Sample, draw: float, share: float) -> int:
+    """The level of the hint that an example of `sample` shows; 0: none.
+
+    Args:
+        sample: one without the drawn level, or in mode no_think, shows none.
+        draw: uniform in [0, 1).
+        share: of the samples that show a hint, their levels evenly.
+    """
+    if draw >= share or sample.mode == "no_think":
+        return 0
+    level = 1 + int(draw / share * HINT_LEVELS)
+    return level if has_hint(sample, level) else 0
 
 
 class ColdStartTraces:
@@ -29,10 +43,7 @@ class ColdStartTraces:
     def __call__(self, index: int) -> list[dict[str, Any]]:
         """Messages of trace `index`, ending with the assistant's turn."""
         sample = self.stream[index]
-        form, hint = np.random.default_rng([self.cfg.seed, index, 3]).random(2)
+        form, draw = np.random.default_rng([self.cfg.seed, index, 3]).random(2)
         reason = sample.solution is not None and form >= self.cfg.direct_share
-        level = 0
-        if hint < self.cfg.hinted_share and sample.mode != "no_think":
-            level = 1 + int(hint / self.cfg.hinted_share * HINT_LEVELS)
-            level = level if has_hint(sample, level) else 0
+        level = shown_level(sample, draw, self.cfg.hinted_share)
         return conversation(sample, level, reason if sample.mode == "auto_think" else None)

@@ -92,7 +92,8 @@ class ColdStartConfig:
     direct_share: float = 0.6
     """Share of the auto-think traces that answer at once; the rest reasons first."""
     hinted_share: float = 0.0
-    """Share of the samples with hints that show one (levels drawn evenly)."""
+    """Share of the samples with hints that show one (levels drawn evenly), in the cold starts of
+    `iterate` too."""
     seed: int = 2
     """Seed of the stream of traces."""
     sft: SftConfig = field(default_factory=SftConfig)

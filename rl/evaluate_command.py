@@ -9,9 +9,10 @@ from typing import Any
 
 from pretrain.run.console import say, table
 from pretrain.run.directory import atomic_write
-from pretrain.run.errors import KeyeError
+from pretrain.run.errors import ConfigError, KeyeError
 from pretrain.run.ray_cluster import ray_session
 from rewards.config import RewardConfig
+from rewards.keye_rm.config import RewardModelConfig
 from rl.benchmarks.command import load_benchmarks, run_benchmarks
 from rl.benchmarks.config import BenchmarkConfig
 from rl.evaluate import KINDS, EvaluationConfig, evaluate, reasoning_by_difficulty
@@ -48,12 +49,19 @@ class EvaluateConfig:
     """What the policy may call in the middle of a response."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """How responses are scored."""
+    reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
+    """The reward model behind `keye_rm` entries of the rewards."""
 
 
 def run_evaluate(cfg: EvaluateConfig) -> None:
     """Measure, print the tables, and write the records."""
     if not cfg.checkpoint:
         raise KeyeError("no checkpoint to evaluate: give checkpoint=DIRECTORY")
+    if cfg.benchmarks and cfg.tools.names:
+        raise ConfigError(
+            f"benchmarks={cfg.benchmarks} are asked without tools, but tools.names="
+            f"{cfg.tools.names}; leave one of the two out"
+        )
     checkpoint = Path(cfg.checkpoint)
     out = Path(cfg.out) if cfg.out else checkpoint.parent / "evaluation"
     out.mkdir(parents=True, exist_ok=True)
@@ -61,11 +69,10 @@ def run_evaluate(cfg: EvaluateConfig) -> None:
         _benchmarks(cfg, checkpoint, out)
         return
     samples = heldout_samples(cfg.evaluation, out)
+    tools = with_documents(cfg.tools, out)
     with (
         ray_session(),
-        Session(
-            cfg.engine, cfg.rewards, cfg.sampling, tools=with_documents(cfg.tools, out)
-        ) as session,
+        Session(cfg.engine, cfg.rewards, cfg.sampling, cfg.reward_model, tools) as session,
     ):
         result = evaluate(session.rollouts(checkpoint), samples, cfg.evaluation.modes)
     result.save(out / "evaluation.jsonl")

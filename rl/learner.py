@@ -233,5 +233,7 @@ def update_metrics(results: Sequence[RankUpdate]) -> dict[str, float]:
         metrics[f"gspo/clip_fraction/mini_batch_{index}"] = float(sum(fractions))
     if not all(np.isfinite(value) for value in metrics.values()):
         bad = ", ".join(key for key, value in metrics.items() if not np.isfinite(value))
-        raise KeyeError(f"the update produced values that aren't finite ({bad}); lower train.lr")
+        raise KeyeError(
+            f"the update produced values that aren't finite ({bad}); lower learner.train.lr"
+        )
     return metrics

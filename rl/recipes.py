@@ -49,12 +49,18 @@ def run_recipe(cfg: RlConfig) -> None:
                 ALL_STAGES[name](run)
             else:  # `evaluate_NAME`, as the configuration has checked
                 evaluation(run, name)
-    summary = folder.write_summary(_evaluation_summary(folder, cfg))
-    if "evaluation" in summary:
-        _show(summary)
-        _draw(folder, cfg, summary)
+    _report(folder, cfg)
     say(f"policy: {run.checkpoint}")
     say(f"summary: {folder.path / 'summary.json'}")
+
+
+def _report(folder: RunDir, cfg: RlConfig) -> None:
+    """The run's summary; table and pictures where this command has measured before and after."""
+    measured = _evaluation_summary(folder, cfg)
+    summary = folder.write_summary(measured)
+    if measured:  # an earlier command's measurement stays in the summary, but is not shown again
+        _show(summary)
+        _draw(folder, cfg, summary)
 
 
 def _evaluation_summary(folder: RunDir, cfg: RlConfig) -> dict[str, Any]:

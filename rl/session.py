@@ -49,7 +49,8 @@ class Session:
 
     def rollouts(self, checkpoint: Path) -> Rollouts:
         """Rollouts of `checkpoint`'s weights; raises `KeyeError` when there is no checkpoint."""
-        encoder = open_encoder(checkpoint, self.engine.max_length)
+        # A prompt that leaves no room for its response is refused alone, before the engines see it.
+        encoder = open_encoder(checkpoint, self.engine.max_length, self.sampling.max_tokens)
         if self._rewards is None:
             self._rewards = RewardPool(self.reward_config)
         if self._reward_model is None and self._reward_model_config.checkpoint:

@@ -84,7 +84,7 @@ class Run:
 
 def pretrain(run: Run) -> None:
     """All pre-training stages, down to the fused base checkpoint."""
-    cfg = run.cfg.pretrain
+    cfg = replace(run.cfg.pretrain, wandb=run.cfg.wandb)
     run_pretraining(cfg, run.folder)
     run.checkpoint = final_checkpoint(cfg, run.folder)
     run.made_by = cfg.stages[-1]

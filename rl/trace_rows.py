@@ -23,7 +23,7 @@ from pretrain.data.sample import Sample, SampleError
 from pretrain.run.directory import atomic_write
 from pretrain.run.errors import KeyeError
 from pretrain.run.metrics import read_rows
-from rl.cold_start import ColdStartTraces
+from rl.cold_start import ColdStartTraces, shown_level
 from rl.config import ColdStartConfig
 from rl.iterated.config import IteratedConfig
 from rl.tables import question
@@ -125,10 +125,16 @@ def save_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 class TraceExamples:
-    """`examples(i)` for fine-tuning: the rows in a new order every epoch, pure in i."""
+    """`examples(i)` for fine-tuning: the rows in a new order every epoch, pure in i.
 
-    def __init__(self, source: SampleSource, path: Path, seed: int) -> None:
-        self.source, self.path, self.seed = source, path, seed
+    A `hinted_share` of the examples with hints show one, as in the first cold start; the reply is
+    the row's all the same.
+    """
+
+    def __init__(
+        self, source: SampleSource, path: Path, seed: int, hinted_share: float = 0.0
+    ) -> None:
+        self.source, self.path, self.seed, self.hinted_share = source, path, seed, hinted_share
         self.rows = read_rows(path)
 
     def __call__(self, index: int) -> list[dict[str, Any]]:
@@ -137,4 +143,6 @@ class TraceExamples:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
         row = self.rows[int(order[place])]
         turn = {"role": "assistant", "content": [{"type": "text", "text": row["response"]}]}
-        return [*render(sample_of(self.source, row)), turn]
+        sample = sample_of(self.source, row)
+        draw = float(np.random.default_rng([self.seed, index, 3]).random())
+        return [*render(sample, shown_level(sample, draw, self.hinted_share)), turn]

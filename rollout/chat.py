@@ -24,7 +24,7 @@ class ChatConfig:
     """Whom to talk to, and the first message."""
 
     checkpoint: str = ""
-    """Hugging Face directory, e.g. runs/quickstart/rl/checkpoint."""
+    """Hugging Face directory, e.g. runs/quickstart/gspo/checkpoint."""
     prompt: str = ""
     """First message, taken literally; empty: the first line typed."""
     image: Any = None
@@ -115,7 +115,7 @@ def answers(config: ChatConfig) -> Callable[[list[dict[str, Any]], int], Iterato
 def run(config: ChatConfig) -> None:
     """Talk until the input ends."""
     if not config.checkpoint:
-        raise ConfigError("give checkpoint=DIRECTORY, e.g. runs/quickstart/rl/checkpoint")
+        raise ConfigError("give checkpoint=DIRECTORY, e.g. runs/quickstart/gspo/checkpoint")
     conversation = Conversation(answers(config), config.mode)
     conversation.images = as_list(config.image)
     conversation.videos = as_list(config.video)

@@ -248,7 +248,8 @@ class Engine:
             raise KeyeError(
                 f"{self.name}: the prompt of sample {request.sample_id} has {len(request.ids)} "
                 f"tokens and its response up to {longest}, above engine.max_length = "
-                f"{self.config.max_length}. Raise engine.max_length, lower sampling.max_tokens, or "
+                f"{self.config.max_length}. Raise engine.max_length, lower sampling.max_tokens (a "
+                "reward model's: reward_model.engine.max_length and reward_model.max_tokens), or "
                 "drop the sample (media are never truncated)."
             )
         prompt: dict[str, Any] = {"prompt_token_ids": request.engine_ids}

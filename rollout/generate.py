@@ -19,7 +19,7 @@ class GenerateConfig:
     """What to ask, of which checkpoint, and how to sample."""
 
     checkpoint: str = ""
-    """Hugging Face directory, e.g. runs/quickstart/rl/checkpoint."""
+    """Hugging Face directory, e.g. runs/quickstart/gspo/checkpoint."""
     prompt: str = ""
     """The user's text, taken literally."""
     image: Any = None
@@ -64,7 +64,7 @@ def run(config: GenerateConfig) -> None:
     if not config.checkpoint or not config.prompt:
         raise ConfigError(
             "give checkpoint=DIRECTORY and prompt=TEXT, e.g. python -m rollout generate "
-            'checkpoint=runs/quickstart/rl/checkpoint prompt="how many red?" image=picture.png'
+            'checkpoint=runs/quickstart/gspo/checkpoint prompt="how many red?" image=picture.png'
         )
     from pretrain.policy.encoder import open_encoder
     from rollout.engine import Engine, PromptRequest

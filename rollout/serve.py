@@ -22,7 +22,7 @@ class ServeConfig:
     """What to serve and where."""
 
     checkpoint: str = ""
-    """Hugging Face directory, e.g. runs/quickstart/rl/checkpoint."""
+    """Hugging Face directory, e.g. runs/quickstart/gspo/checkpoint."""
     name: str = "keye"
     """Name of the model in requests."""
     host: str = "127.0.0.1"
@@ -44,6 +44,7 @@ def server_arguments(config: ServeConfig) -> list[str]:
         "port": config.port,
         "served-model-name": config.name,
         "dtype": engine.dtype,
+        "model-impl": engine.model_class,
         "max-model-len": engine.max_length,
         "max-num-seqs": engine.max_sequences,
         "max-num-batched-tokens": max(engine.max_batched_tokens, engine.max_length),
@@ -76,7 +77,7 @@ def run(config: ServeConfig) -> None:
     CPU wheel hasn't got; below its command line, this is the same server with the same arguments.
     """
     if not config.checkpoint:
-        raise ConfigError("give checkpoint=DIRECTORY, e.g. runs/quickstart/rl/checkpoint")
+        raise ConfigError("give checkpoint=DIRECTORY, e.g. runs/quickstart/gspo/checkpoint")
     if not (Path(config.checkpoint) / "config.json").is_file():
         raise KeyeError(f"no checkpoint at {config.checkpoint} (no config.json there)")
     _check_port(config.host, config.port)

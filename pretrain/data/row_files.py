@@ -119,5 +119,5 @@ def open_rows(path: Path) -> RowFile:
     if path.suffix not in kinds:
         raise KeyeError(f"{path}: unknown data format; use one of {', '.join(kinds)}")
     if not path.is_file():
-        raise KeyeError(f"data file {path} does not exist (from {Path.cwd()}); check data.files")
+        raise KeyeError(f"data file {path} does not exist (from {Path.cwd()}); mend `files`")
     return kinds[path.suffix](path)

@@ -59,13 +59,24 @@ class ReplyMedia:
     """int64 `[M, 3]`"""
 
 
+def check_length(length: int, sample_id: str, max_length: int, room: int = 0) -> None:
+    """`KeyeError` if `length` tokens, and `room` for a response, are more than `max_length`."""
+    if length + room > max_length:
+        beside = f" beside a response of up to {room} (max_tokens)" if room else ""
+        raise KeyeError(
+            f"sample {sample_id}: {length} tokens, but at most {max_length - room} fit{beside} "
+            "(media are never truncated): raise the maximum length or use smaller media"
+        )
+
+
 class PromptEncoder:
     """Chat messages → `EncodedPrompt`, through a checkpoint's tokenizer and image processor."""
 
-    def __init__(self, processor: KeyeVL1_5Processor, max_length: int) -> None:
-        """`max_length`: most tokens of a prompt (with its reply, in `encode_example`)."""
+    def __init__(self, processor: KeyeVL1_5Processor, max_length: int, room: int = 0) -> None:
+        """`max_length`: most tokens of a prompt (with its reply, in `encode_example`), `room` of
+        them left for a response."""
         self.processor = processor
-        self.max_length = max_length
+        self.max_length, self.room = max_length, room
         self.tokenizer = processor.tokenizer
         self._encode_text = processor.tokenizer.backend_tokenizer.encode
         ids = processor.tokenizer.convert_tokens_to_ids
@@ -93,7 +104,7 @@ class PromptEncoder:
             prompt = self._expand(engine_ids, media)
         except KeyeError as error:
             raise KeyeError(f"sample {sample_id}: {error}") from error
-        self._check_length(len(prompt.ids), sample_id)
+        check_length(len(prompt.ids), sample_id, self.max_length, self.room)
         return prompt
 
     def encode_text(self, text: str, media: list[dict]) -> EncodedPrompt:
@@ -117,15 +128,8 @@ class PromptEncoder:
         if self._image_id in ids or self._video_id in ids:
             raise KeyeError(f"sample {sample_id}: a visual placeholder token in the reply")
         reply_ids = np.array([*ids, self._end_of_turn], dtype=np.int32)
-        self._check_length(len(prompt.ids) + len(reply_ids), sample_id)
+        check_length(len(prompt.ids) + len(reply_ids), sample_id, self.max_length)
         return prompt, reply_ids
-
-    def _check_length(self, length: int, sample_id: str) -> None:
-        if length > self.max_length:
-            raise KeyeError(
-                f"sample {sample_id}: {length} tokens, but at most {self.max_length} fit "
-                "(media are never truncated): raise the maximum length or use smaller media"
-            )
 
     def _expand(self, engine_ids: list[int], media: list[dict]) -> EncodedPrompt:
         """Replace each placeholder by its medium's tokens, and encode the media."""

@@ -17,7 +17,7 @@ from pretrain.keye_vl.checkpoint import existing_checkpoint, load_config
 from pretrain.keye_vl.configuration import KeyeVL1_5Config
 from pretrain.keye_vl.image_processing import to_rgb
 from pretrain.keye_vl.processing import KeyeVL1_5Processor
-from pretrain.keye_vl.prompt import EncodedPrompt, PromptEncoder
+from pretrain.keye_vl.prompt import EncodedPrompt, PromptEncoder, check_length
 from pretrain.run.errors import KeyeError
 
 MODEL_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "pixel_values"}
@@ -33,20 +33,21 @@ class Encoder(Protocol):
         """The prompt that ends where the assistant's reply begins; raises `KeyeError`."""
 
 
-def open_encoder(checkpoint: str | Path, max_length: int) -> Encoder:
-    """The encoder of a checkpoint; `max_length`: most tokens of a prompt."""
+def open_encoder(checkpoint: str | Path, max_length: int, room: int = 0) -> Encoder:
+    """The encoder of a checkpoint; `max_length`: most tokens of a prompt, `room` of them left for
+    a response."""
     if isinstance(load_config(checkpoint), KeyeVL1_5Config):
         processor: KeyeVL1_5Processor = AutoProcessor.from_pretrained(checkpoint)
-        return PromptEncoder(processor, max_length)
-    return ChatEncoder(existing_checkpoint(checkpoint), max_length)
+        return PromptEncoder(processor, max_length, room)
+    return ChatEncoder(existing_checkpoint(checkpoint), max_length, room)
 
 
 class ChatEncoder:
     """Prompts of another family, through the checkpoint's own chat template and processor."""
 
-    def __init__(self, checkpoint: Path, max_length: int) -> None:
+    def __init__(self, checkpoint: Path, max_length: int, room: int = 0) -> None:
         """Raises `KeyeError` when the checkpoint has no chat template."""
-        self.max_length = max_length
+        self.max_length, self.room = max_length, room
         processor = AutoProcessor.from_pretrained(checkpoint)
         sees = isinstance(processor, ProcessorMixin)
         self._processor = processor if sees else None
@@ -68,11 +69,7 @@ class ChatEncoder:
             prompt = self._encode(messages)
         except KeyeError as error:
             raise KeyeError(f"sample {sample_id}: {error}") from error
-        if len(prompt.ids) > self.max_length:
-            raise KeyeError(
-                f"sample {sample_id}: {len(prompt.ids)} tokens, but at most {self.max_length} fit "
-                "(media are never truncated): raise the maximum length or use smaller media"
-            )
+        check_length(len(prompt.ids), sample_id, self.max_length, self.room)
         return prompt
 
     def _encode(self, messages: list[dict[str, Any]]) -> EncodedPrompt:

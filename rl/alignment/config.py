@@ -16,7 +16,7 @@ FORMAT_KINDS = ("plain", "json", "json_code", "python", "list", "heading", "tabl
 
 
 @dataclass
-class SourceConfig(FileDataConfig):
+class PlainSource(FileDataConfig):
     """One source of prompts: rows of `files`, or, if none is named, the tiny world."""
 
     weight: float = 0.0
@@ -26,14 +26,8 @@ class SourceConfig(FileDataConfig):
     tasks: dict[str, float] = field(default_factory=dict)
     """Mix of the tiny world's task types; by default sums, differences and maxima of digits. Not
     read when `files` are given."""
-    modes: dict[str, float] = field(default_factory=lambda: {"think": 1.0, "auto_think": 1.0})
-    """Mix of response modes; the rows of files bring their own."""
     seed: int = 40
     """Seed of the stream, or of the order of the files' rows."""
-    format_weight: float = 0.1
-    """Weight of the reward for the structure that the mode asks for."""
-    format_gate: bool = False
-    """A response without that structure gets no other reward either."""
 
     def __post_init__(self) -> None:
         if self.weight < 0:
@@ -41,7 +35,25 @@ class SourceConfig(FileDataConfig):
 
 
 @dataclass
-class InstructionConfig(SourceConfig):
+class SourceConfig(PlainSource):
+    """A source whose prompts are answered in a mix of modes."""
+
+    modes: dict[str, float] = field(default_factory=lambda: {"think": 1.0, "auto_think": 1.0})
+    """Mix of response modes; the rows of files bring their own."""
+
+
+@dataclass
+class StructureConfig(SourceConfig):
+    """A source that rewards the mode's structure by itself."""
+
+    format_weight: float = 0.1
+    """Weight of the reward for the structure that the mode asks for."""
+    format_gate: bool = False
+    """A response without that structure gets no other reward either."""
+
+
+@dataclass
+class InstructionConfig(StructureConfig):
     """Queries with constraints on how they are to be answered."""
 
     scale: str = "full"
@@ -77,7 +89,7 @@ class InstructionConfig(SourceConfig):
 
 
 @dataclass
-class FormatConfig(SourceConfig):
+class FormatConfig(StructureConfig):
     """Queries whose answer must have a form: that of the mode, JSON, Markdown, code."""
 
     modes: dict[str, float] = field(
@@ -110,7 +122,7 @@ class FormatConfig(SourceConfig):
 
 
 @dataclass
-class PreferenceConfig(SourceConfig):
+class PreferenceConfig(StructureConfig):
     """Queries whose responses the reward model compares; no reference answer is looked at."""
 
     against: str = "group"
@@ -122,7 +134,7 @@ class PreferenceConfig(SourceConfig):
 
 
 @dataclass
-class StepsConfig(SourceConfig):
+class StepsConfig(StructureConfig):
     """Queries that prescribe 3–5 steps of reasoning."""
 
     modes: dict[str, float] = field(default_factory=lambda: {"think": 1.0})
@@ -138,7 +150,7 @@ class StepsConfig(SourceConfig):
 
 
 @dataclass
-class DualTrackConfig(SourceConfig):
+class DualTrackConfig(StructureConfig):
     """Verifiable queries in mixed modes: the result counts, and so does reasoning that agrees."""
 
     modes: dict[str, float] = field(
@@ -157,8 +169,9 @@ class DualTrackConfig(SourceConfig):
 
 
 @dataclass
-class RetrievalConfig(SourceConfig):
-    """Questions to be answered from documents: the tiny world's tool tasks, or rows of `files`."""
+class RetrievalConfig(PlainSource):
+    """Questions to be answered from documents, always in mode think: the tiny world's tool tasks,
+    or rows of `files`."""
 
     tool: str = "search"
     """What the policy calls the search tool by."""
@@ -168,6 +181,8 @@ class RetrievalConfig(SourceConfig):
     """Weight of search and summary, as a judge sees them (`alignment.judge`)."""
     format_weight: float = 0.3
     """Weight of the agentic structure: think, call, result, think, answer."""
+    format_gate: bool = False
+    """A response without that structure gets no other reward either."""
     min_calls: int = 1
     """Calls that this structure has at least: an answer without a search is a guess."""
 
@@ -236,7 +251,7 @@ class AlignmentConfig:
         if not self.sources():
             raise ConfigError("alignment: no source has a weight above 0")
 
-    def sources(self) -> dict[str, SourceConfig]:
+    def sources(self) -> dict[str, PlainSource]:
         """The sources with a weight above 0, by name."""
         found = {name: getattr(self, name) for name in SOURCES}
         return {name: cfg for name, cfg in found.items() if cfg.weight > 0}

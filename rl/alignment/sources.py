@@ -20,7 +20,7 @@ from pretrain.data.sample import Sample, SampleError
 from pretrain.data.stream import WorldStream
 from pretrain.run.command import config_hash
 from pretrain.run.errors import ConfigError
-from rl.alignment.config import DEFAULT_TASKS, AlignmentConfig, SourceConfig
+from rl.alignment.config import DEFAULT_TASKS, AlignmentConfig, PlainSource, SourceConfig
 from rl.alignment.formats import with_format
 from rl.alignment.instructions import with_constraints
 from rl.alignment.prompts import marked
@@ -55,17 +55,17 @@ class Source:
     """
 
     def __init__(self, name: str, cfg: AlignmentConfig, folder: Path, heldout: bool = False):
-        own: SourceConfig = getattr(cfg, name)
+        own: PlainSource = getattr(cfg, name)
         self.name, self.cfg, self.heldout = name, cfg, heldout
         self.seed = cfg.heldout_seed if heldout else own.seed
         self._order: tuple[int, np.ndarray] | None = None
         self.data: WorldStream | ToolTasks | SampleFiles
         if not own.files:
             split = "test" if heldout else "train"
-            if name == "retrieval":
-                self.data = ToolTasks(own.tasks or {LOOKUP: 1.0}, self.seed, split)
-            else:
+            if isinstance(own, SourceConfig):
                 self.data = WorldStream(own.tasks or DEFAULT_TASKS, self.seed, split, own.modes)
+            else:  # retrieval
+                self.data = ToolTasks(own.tasks or {LOOKUP: 1.0}, self.seed, split)
             return
         files = own.heldout if heldout else own.files
         if not files:

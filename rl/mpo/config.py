@@ -41,13 +41,19 @@ class PairConfig(EndpointConfig):
         least = {"samples": 1, "per_prompt": 1, "chunk": 1, "review": 0, "review_candidates": 2}
         for key, smallest in least.items():
             if getattr(self, key) < smallest:
-                raise ConfigError(f"pairs.{key}={getattr(self, key)} must be at least {smallest}")
+                raise ConfigError(
+                    f"mpo.pairs.{key}={getattr(self, key)} must be at least {smallest}"
+                )
         if self.wrong not in ("reference", "endpoint", "skip"):
-            raise ConfigError(f"pairs.wrong={self.wrong!r} is none of reference, endpoint, skip")
+            raise ConfigError(
+                f"mpo.pairs.wrong={self.wrong!r} is none of reference, endpoint, skip"
+            )
         if self.wrong == "endpoint" and not (self.url and self.model):
-            raise ConfigError("pairs.wrong=endpoint needs pairs.url=URL and pairs.model=NAME")
+            raise ConfigError(
+                "mpo.pairs.wrong=endpoint needs mpo.pairs.url=URL and mpo.pairs.model=NAME"
+            )
         if self.margin < 0 or self.prompts < 0:
-            raise ConfigError("pairs.margin and pairs.prompts must not be below 0")
+            raise ConfigError("mpo.pairs.margin and mpo.pairs.prompts must not be below 0")
 
 
 @dataclass

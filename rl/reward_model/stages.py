@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pretrain.policy.encoder import open_encoder
 from pretrain.run.directory import StageDir
 from rewards.keye_rm.evaluate import (
     heldout_pairs,
@@ -102,7 +103,7 @@ def measured(name: str) -> Callable[[Run], None]:
             rollouts = run.session.rollouts(run.policy())
             model = KeyeRewardModel(
                 rollouts.engines,
-                rollouts.encoder,
+                open_encoder(run.policy(), run.cfg.engine.max_length),  # verdicts may be short
                 cfg.template,
                 max_tokens=run.cfg.sampling.max_tokens,
                 samples=cfg.heldout.samples,

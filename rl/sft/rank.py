@@ -310,7 +310,7 @@ def make_trainer(job: SftJob, resume: Path | None, pacer: Any, world_size: int) 
     if not isinstance(model.config, KeyeVL1_5Config):
         raise KeyeError(
             f"{job.source} holds a {type(model).__name__}: fine-tuning here knows Keye-VL-1.5 only "
-            "(GSPO takes any family). Fine-tune it elsewhere, or leave the stage out of recipe."
+            "(GSPO takes any family). Fine-tune it elsewhere, or leave the stage out of `stages`."
         )
     for name, parameter in model.named_parameters():
         # In every checkpoint, but in no forward pass: data-parallel ranks would wait for it.

@@ -1,6 +1,7 @@
 """When a stage of a recipe is done again: for what decides its outcome, and for nothing else."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,18 +9,26 @@ from typing import Any
 import pytest
 
 from pretrain.data.ingest import FileDataConfig
+from pretrain.keye_vl.prompt import check_length
 from pretrain.run.command import compose, config_hash
 from pretrain.run.directory import RunDir, checkpoint_identity
+from pretrain.run.errors import ConfigError, KeyeError
+from pretrain.run.metrics import WandbConfig
+from rewards.config import RewardConfig
 from rewards.keye_rm.config import RewardModelConfig
+from rl import evaluate_command, recipes, session, stages
 from rl.alignment.config import JudgeConfig
-from rl.config import RlConfig
+from rl.config import ColdStartConfig, RlConfig
 from rl.endpoint_config import EndpointConfig
+from rl.evaluate_command import EvaluateConfig, run_evaluate
 from rl.experts.config import ExpertConfig, MergeConfig
 from rl.experts.stages import _identity as merge_identity
 from rl.experts.stages import experts
 from rl.identity import generation_identity, reward_identity
+from rl.iterated import stages as iterated
 from rl.recipes import ALL_STAGES
 from rl.stages import Run, evaluation, gspo
+from rollout.config import EngineConfig, SamplingConfig
 from rollout.tools.config import ToolConfig
 
 
@@ -62,6 +71,79 @@ def test_a_mended_route_and_a_reward_model_trained_anew_are_other_rewards(tmp_pa
         stage.finish({}, f"hash{steps}")
         seen.add(identity())
     assert len(seen) == 5 and identity() in seen
+
+
+def test_an_old_measurement_is_kept_but_not_shown_again(tmp_path: Path, monkeypatch):
+    folder = RunDir(tmp_path)
+    folder.write_summary({"evaluation": {"before": {}}})
+    shown = []
+    for name in ("_show", "_draw"):
+        monkeypatch.setattr(recipes, name, lambda *given: shown.append(given))
+    recipes._report(folder, RlConfig(stages=["gspo"]))
+    assert not shown and "evaluation" in folder.write_summary()
+
+
+def test_pre_training_logs_where_the_run_does(tmp_path: Path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(stages, "run_pretraining", lambda cfg, folder: seen.append(cfg.wandb))
+    monkeypatch.setattr(stages, "final_checkpoint", lambda cfg, folder: tmp_path)
+    cfg = RlConfig(wandb=WandbConfig(mode="disabled"))
+    stages.pretrain(Run(cfg, RunDir(tmp_path), SimpleNamespace(), None))
+    assert seen == [cfg.wandb]
+
+
+def test_rounds_are_trained_anew_where_other_examples_show_hints(tmp_path: Path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(iterated, "_stage", lambda run, name, how, *more: seen.append(how))
+    for share in (0.0, 0.4):
+        cfg = RlConfig(cold_start=ColdStartConfig(hinted_share=share))
+        run = Run(cfg, RunDir(tmp_path), SimpleNamespace(), tmp_path)
+        iterated._cold_start(run, 1, "pool", tmp_path, "")
+    assert config_hash(seen[0]) == config_hash(cfg.cold_start.sft) != config_hash(seen[1])
+
+
+class Stopped(Exception):
+    """Ends a command before it starts anything."""
+
+
+def test_evaluate_opens_a_session_with_the_reward_model(tmp_path: Path, monkeypatch):
+    given = {}
+
+    def opened(engine, rewards, sampling, reward_model=None, tools=None):
+        given.update(reward_model=reward_model)
+        raise Stopped
+
+    monkeypatch.setattr(evaluate_command, "Session", opened)
+    monkeypatch.setattr(evaluate_command, "ray_session", nullcontext)
+    words = [f"checkpoint={tmp_path}", f"out={tmp_path}", "reward_model.checkpoint=rm"]
+    words.append("evaluation.samples=1")
+    cfg = compose("evaluate", EvaluateConfig, words)
+    with pytest.raises(Stopped):
+        run_evaluate(cfg)
+    assert given["reward_model"].checkpoint == "rm"
+    cfg = compose("evaluate", EvaluateConfig, [*words, "benchmarks=[ai2d]", "tools.names=[search]"])
+    with pytest.raises(ConfigError, match=r"benchmarks=\['ai2d'\] are asked without tools"):
+        run_evaluate(cfg)
+
+
+def test_prompts_leave_room_for_their_response(tmp_path: Path, monkeypatch):
+    opened = []
+
+    def open_encoder(*given):
+        opened.append(given)
+        raise Stopped
+
+    monkeypatch.setattr(session, "open_encoder", open_encoder)
+    sampling = SamplingConfig(max_tokens=100)
+    with (
+        pytest.raises(Stopped),
+        session.Session(EngineConfig(max_length=512), RewardConfig(), sampling) as opening,
+    ):
+        opening.rollouts(tmp_path)
+    assert opened == [(tmp_path, 512, 100)]
+    check_length(412, "q", 512, 100)
+    with pytest.raises(KeyeError, match=r"q: 413 tokens, but at most 412 fit beside .* 100 \(max_"):
+        check_length(413, "q", 512, 100)
 
 
 def test_the_full_recipe_names_known_stages_and_round_0_starts_from_the_merged_policy():

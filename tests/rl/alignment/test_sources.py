@@ -184,6 +184,14 @@ def row(name: str, **more: Any) -> dict[str, Any]:
     return base | {"rewards": [{"rule": "exact"}]} | more
 
 
+def test_a_setting_that_a_source_does_not_read_is_refused():
+    for key in ("general.format_weight=0", "general.format_gate=true", "retrieval.modes.think=1"):
+        with pytest.raises(ConfigError, match="unknown configuration key"):
+            compose("rl", RlConfig, [f"alignment.{key}"])
+    cfg = compose("rl", RlConfig, ["alignment.retrieval.format_gate=true"])
+    assert cfg.alignment.retrieval.format_gate
+
+
 def test_rows_of_files_are_sources_too(tmp_path: Path):
     steps = [{"text": t, "expect": t} for t in "abc"]
     rows = [row(str(k), steps=steps, mode="think") for k in range(5)] + [row("bad", steps=["a"])]

@@ -168,6 +168,24 @@ def test_rows_are_learnt_in_a_new_order_every_epoch(tmp_path: Path):
     assert conversation[0]["content"][0]["image"].shape[-1] == 3
 
 
+def test_a_share_of_the_rows_shows_hints_and_their_replies_stay(tmp_path: Path):
+    cold = ColdStartConfig(tasks={"digits/sum_hard": 1.0}, modes={"think": 1.0})
+    cfg = IteratedConfig(pool=200)
+    save_rows(tmp_path / "rows.jsonl", first_rows(cfg, cold, tmp_path))
+    source = open_source(cfg, cold, tmp_path)
+    plain, hinted, again = (
+        TraceExamples(source, tmp_path / "rows.jsonl", seed=3, hinted_share=share)
+        for share in (0.0, 0.5, 0.5)
+    )
+    shown = 0
+    for index in range(200):
+        before, after = plain(index), hinted(index)
+        assert str(after) == str(again(index)) and "Hint: " not in str(before)
+        assert before[-1] == after[-1]
+        shown += "\nHint: " in after[0]["content"][-1]["text"]
+    assert shown / 200 == pytest.approx(0.5, abs=0.145)  # ±4 standard errors
+
+
 def test_rows_of_files_bring_their_reply_or_a_solution(tmp_path: Path):
     path = tmp_path / "cold.jsonl"
     base = {"messages": [{"role": "user", "content": "1+1?"}], "answer": "2", "task_type": "a/b"}
