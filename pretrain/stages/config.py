@@ -94,7 +94,8 @@ class PretrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     """Shape of the model (conf/model)."""
     vit: StageConfig = field(default_factory=StageConfig)
-    """Contrastive training of the vision encoder with a text tower."""
+    """Contrastive training of the vision encoder with a text tower; micro_batch_tokens isn't read:
+    the loss compares all pairs of a batch with each other."""
     text: StageConfig = field(default_factory=StageConfig)
     """Text-only warm-up of the decoder."""
     align: StageConfig = field(default_factory=StageConfig)

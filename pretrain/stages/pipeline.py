@@ -197,3 +197,13 @@ def _check(cfg: PretrainConfig) -> None:
             raise ConfigError(f"stages: {name!r} is not one of {', '.join(STAGES)}")
     if cfg.stage not in ("all", INIT, *cfg.stages):
         raise ConfigError(f"stage={cfg.stage!r} is not one of all, {INIT}, {', '.join(cfg.stages)}")
+    unread = {
+        "train.gradient_checkpointing": cfg.vit.train.gradient_checkpointing,
+        "think_share": cfg.vit.think_share,
+        "length_power": cfg.vit.length_power,
+    }
+    for key, value in unread.items():
+        if value and "vit" in cfg.stages:
+            raise ConfigError(
+                f"vit.{key}={value}: the contrastive stage can't do that; leave it out"
+            )

@@ -62,7 +62,7 @@ class HintsConfig(EndpointConfig):
     engine: EngineConfig = field(default_factory=EngineConfig)
     """vLLM engines for `checkpoint`."""
     sampling: SamplingConfig = field(default_factory=_sampling)
-    """How hints are drawn."""
+    """How hints are drawn; an endpoint is told temperature, top_p and max_tokens only."""
     chunk: int = 64
     """Rows that are worked on together; an interruption loses at most these."""
     seed: int = 0

@@ -128,11 +128,14 @@ def test_a_taken_port_and_a_missing_checkpoint_are_named(tiny_checkpoint, tmp_pa
 
 
 def test_settings_become_the_servers_arguments():
-    engine = EngineConfig(max_length=4096, kv_cache_mb=64, prefix_caching=False)
+    engine = EngineConfig(
+        max_length=4096, kv_cache_mb=64, prefix_caching=False, model_class="transformers"
+    )
     arguments = server_arguments(ServeConfig(checkpoint="dir", name="m", engine=engine))
     pairs = dict(itertools.pairwise(arguments))
     assert pairs["--model"] == "dir" and pairs["--served-model-name"] == "m"
     assert pairs["--max-model-len"] == "4096" and pairs["--kv-cache-memory-bytes"] == str(64 << 20)
+    assert pairs["--model-impl"] == "transformers"
     assert "--no-enable-prefix-caching" in arguments and "--enforce-eager" in arguments
     assert "--allowed-local-media-path" not in arguments
     opened = server_arguments(ServeConfig(checkpoint="dir", media_root="/data"))

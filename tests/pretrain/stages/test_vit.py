@@ -5,7 +5,12 @@ import math
 import pytest
 import torch
 
+from pretrain.run.directory import RunDir
+from pretrain.run.errors import ConfigError
+from pretrain.stages.config import PretrainConfig, StageConfig
+from pretrain.stages.pipeline import Pretraining
 from pretrain.stages.vit import MAX_CAPTION, TextTower, sigmoid_loss
+from pretrain.training.engine import TrainConfig
 
 
 def unit(rows: int, seed: int) -> torch.Tensor:
@@ -54,3 +59,20 @@ def test_text_tower_ignores_padding():
     alone = tower(ids[:, :3], mask[:, :3])
     torch.testing.assert_close(tower(ids, mask), alone, rtol=1e-5, atol=1e-6)
     assert tower.positions.shape[0] == MAX_CAPTION
+
+
+@pytest.mark.parametrize(
+    ("key", "cfg"),
+    [
+        (
+            "train.gradient_checkpointing",
+            StageConfig(train=TrainConfig(gradient_checkpointing=True)),
+        ),
+        ("think_share", StageConfig(think_share=0.5)),
+        ("length_power", StageConfig(length_power=0.5)),
+    ],
+)
+def test_settings_that_the_stage_does_not_read_are_refused(tmp_path, key, cfg):
+    with pytest.raises(ConfigError, match=rf"^vit\.{key}="):
+        Pretraining(PretrainConfig(vit=cfg), RunDir(tmp_path))
+    Pretraining(PretrainConfig(vit=cfg, stages=["text"]), RunDir(tmp_path))

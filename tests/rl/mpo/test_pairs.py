@@ -318,11 +318,11 @@ def test_ranks_become_pairs_from_the_outside_in():
 def test_bad_settings_are_named():
     with pytest.raises(ConfigError, match=r"mpo\.rankings needs mpo\.pairs\.review"):
         MpoConfig(rankings=["decisions.jsonl"])
-    with pytest.raises(ConfigError, match="review_candidates=1 must be at least 2"):
+    with pytest.raises(ConfigError, match=r"^mpo\.pairs\.review_candidates=1 must be at least 2"):
         PairConfig(review_candidates=1)
-    with pytest.raises(ConfigError, match="wrong='guess'"):
+    with pytest.raises(ConfigError, match=r"^mpo\.pairs\.wrong='guess'"):
         PairConfig(wrong="guess")
-    with pytest.raises(ConfigError, match=r"needs pairs\.url"):
+    with pytest.raises(ConfigError, match=r"needs mpo\.pairs\.url"):
         PairConfig(wrong="endpoint")
     with pytest.raises(ConfigError, match="'hinge' is none of"):
         MpoTrainConfig(loss_weights={"hinge": 1.0})
