@@ -94,31 +94,36 @@ def accepted(group: Group) -> np.ndarray:
     return usable & (rewards >= rewards.max(initial=-np.inf) - 1e-6)
 
 
-def to_training(
-    groups: Sequence[Group], algorithm: str = "gspo"
-) -> tuple[list[TrainingSequence], dict[str, float]]:
+def spread_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Share of groups whose rewards are all alike, and how many responses' rewards failed.
+
+    `groups` are all that were drawn: those chosen for an update are the ones that differ.
+    """
+    alike = sum(not group.informative for group in groups)
+    failed = sum(int(np.isnan(group.rewards).sum()) for group in groups)
+    return {
+        "reward/zero_variance_share": alike / max(len(groups), 1),
+        "reward/failed_responses": float(failed),
+    }
+
+
+def to_training(groups: Sequence[Group], algorithm: str = "gspo") -> list[TrainingSequence]:
     """Advantages of every group, and the sequences worth an update.
 
     `algorithm=rejection_sampling` trains on `accepted` responses alone, each with advantage 1.
 
     Groups without spread (all right, all wrong) have advantage 0 everywhere and are dropped: they
     would cost a forward and a backward pass and give no gradient.
-
-    Returns:
-        The sequences of the groups kept, and the metrics of what was dropped.
     """
     sequences: list[TrainingSequence] = []
-    dropped = failed = 0
     for number, group in enumerate(groups):
         rewards = torch.from_numpy(group.rewards)
-        failed += int(rewards.isnan().sum())
         if algorithm == "rejection_sampling":
             advantages = np.where(accepted(group), 1.0, np.nan)
         else:
             advantages = group_advantages(rewards, len(rewards)).numpy()
         usable = ~np.isnan(advantages)
         if not np.any(advantages[usable]):
-            dropped += 1
             continue
         sequences += [
             TrainingSequence(
@@ -135,7 +140,4 @@ def to_training(
             for row, trajectory in enumerate(group.trajectories)
             if usable[row]
         ]
-    return sequences, {
-        "reward/zero_variance_share": dropped / max(len(groups), 1),
-        "reward/failed_responses": float(failed),
-    }
+    return sequences

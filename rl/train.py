@@ -21,7 +21,7 @@ from pretrain.run.errors import KeyeError
 from pretrain.run.metrics import MetricLogger
 from rl.config import GspoConfig
 from rl.dynamic import DynamicConfig, draw
-from rl.groups import Group, to_training
+from rl.groups import Group, spread_metrics, to_training
 from rl.learner import LearnerGroup
 from rl.overlong import OverlongConfig, overlong_metrics, shape
 from rl.prompts import PromptSource
@@ -50,8 +50,7 @@ class Job:
 
 def train(job: Job) -> dict[str, Any]:
     """Improve the policy for `cfg.steps` steps and export it; returns a summary."""
-    step = first = resume(job)
-    updates = 0
+    step = resume(job)
     metrics: dict[str, float] = {}
     with Progress("gspo", total=job.cfg.steps) as bar:
         bar.advance(step)
@@ -59,13 +58,11 @@ def train(job: Job) -> dict[str, Any]:
             started = time.perf_counter()
             samples = job.source.take(job.cfg.prompts_per_step)
             groups, metrics = sample_groups(job, samples, step)
-            sequences, dropped = to_training(groups, job.learner.cfg.algorithm)
-            metrics |= dropped
+            sequences = to_training(groups, job.learner.cfg.algorithm)
 
             learning = time.perf_counter()
             if len(sequences) >= job.learner.cfg.mini_batches * job.learner.cfg.world_size:
                 metrics |= job.learner.update(sequences)
-                updates += 1
             metrics["time/learn"] = time.perf_counter() - learning
 
             step += 1
@@ -81,9 +78,9 @@ def train(job: Job) -> dict[str, Any]:
             if step % job.cfg.save_every == 0 or step == job.cfg.steps:
                 job.learner.save(job.stage.state, step, progress(job))
             bar.advance(1, note=f"reward {metrics['reward/mean']:.3f}")
-    if step > first and not updates:
+    if step and not job.learner.updates:  # counted over interruptions
         raise KeyeError(
-            f"GSPO: {step - first} steps and not one update: in every batch all groups were all "
+            f"GSPO: {step} steps and not one update: in every batch all groups were all "
             "right or all wrong, so there was nothing to learn. Choose prompts that the policy "
             "solves sometimes, or a larger gspo.group_size."
         )
@@ -137,7 +134,7 @@ def sample_groups(
         lambda group: group.solved if accepts else group.informative,
     )
     metrics = rollout_metrics(drawn.seen, unhinted) | counts.metrics() | job.source.metrics()
-    metrics |= overlong_metrics(drawn.seen)
+    metrics |= spread_metrics(drawn.seen) | overlong_metrics(drawn.seen)
     if job.observe is not None:
         metrics |= job.observe(drawn.seen)
     if job.dynamic.on:

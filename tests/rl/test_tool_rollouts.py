@@ -96,7 +96,7 @@ def test_engine_and_learner_agree_on_what_follows_a_result(rollouts, learner, en
     assert metrics["tools/calls"] == 1 and metrics["tools/turns_mean"] == 2
     assert metrics["tools/errors"] == 0
 
-    sequences, _ = to_training([with_rewards(group) for group in groups])
+    sequences = to_training([with_rewards(group) for group in groups])
     assert len(sequences) == 12 and sum(s.media is not None for s in sequences) == 8
     for one in sequences:  # the given turn is no sample of this policy's
         given = len(encoder.tokenizer(CROP if one.media else SEARCH)["input_ids"]) + 1

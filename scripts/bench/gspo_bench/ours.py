@@ -16,7 +16,7 @@ from pretrain.keye_vl.prompt import PromptEncoder
 from pretrain.training.engine import TrainConfig
 from rewards.config import RewardConfig
 from rewards.pool import RewardPool
-from rl.groups import to_training
+from rl.groups import spread_metrics, to_training
 from rl.learner import LearnerConfig, LearnerGroup
 from rl.rollouts import Rollouts, rollout_metrics
 from rl.session import read_weights
@@ -68,7 +68,7 @@ class Ours:
         started = time.perf_counter()
         groups = self.rollouts.groups(samples, n=workload.group_size, seed=seed)
         metrics = rollout_metrics(groups)
-        sequences, dropped = to_training(groups)
+        sequences, dropped = to_training(groups), spread_metrics(groups)
         learning = time.perf_counter()
         learned = self.learner.update(sequences)
         syncing = time.perf_counter()
