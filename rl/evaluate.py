@@ -17,6 +17,7 @@ import numpy as np
 from pretrain.data.ingest import FileDataConfig
 from pretrain.data.sample import Sample
 from pretrain.run.directory import atomic_write
+from rl.alignment.prompts import STRUCTURES
 from rl.groups import Group
 from rl.rollouts import Rollouts
 from rl.statistics import Estimate, mean_interval, paired_difference, wilson
@@ -49,14 +50,16 @@ class Evaluation:
     """Per-prompt outcomes of one policy; tables and intervals are views of it."""
 
     records: list[dict[str, Any]]
-    """`{id, mode, task_type, greedy, sampled, pass_at_8, reasoned, format, tokens}` a prompt."""
+    """`{id, mode, task_type, greedy, sampled, pass_at_8, reasoned, format, tokens}` a prompt;
+    `format` is None where no rule looks at the structure."""
 
     def values(self, mode: str, kind: str, task_type: str | None = None) -> list[float]:
-        """The per-prompt values of one column, in the order of the samples."""
+        """The per-prompt values of one column, in the order of the samples; None is left out."""
         return [
             float(record[kind])
             for record in self.records
             if record["mode"] == mode and task_type in (None, record["task_type"])
+            if record[kind] is not None
         ]
 
     def modes(self) -> list[str]:
@@ -85,11 +88,15 @@ class Evaluation:
         }
 
     def behaviour(self) -> dict[str, dict[str, float]]:
-        """`{mode: {reasoned, format, tokens}}`: how the policy answers, at temperature 1."""
+        """`{mode: {reasoned, format, tokens}}`: how the policy answers, at temperature 1.
+
+        A mode has no `format` if no rule looks at the structure of its answers.
+        """
         return {
             mode: {
-                key: float(np.mean(self.values(mode, key)))
+                key: float(np.mean(values))
                 for key in ("reasoned", "format", "tokens")
+                if (values := self.values(mode, key))
             }
             for mode in self.modes()
         }
@@ -177,7 +184,12 @@ def evaluate(
 
 
 def _record(greedy: Group, sampled: Group) -> dict[str, Any]:
-    formats = [score.parts["format"].value for score in sampled.scores if "format" in score.parts]
+    formats = [
+        score.parts[name].value
+        for score in sampled.scores
+        for name in STRUCTURES
+        if name in score.parts
+    ]
     return {
         "id": sampled.sample.id,
         "mode": sampled.sample.mode,
@@ -186,7 +198,7 @@ def _record(greedy: Group, sampled: Group) -> dict[str, Any]:
         "sampled": float(sampled.correct.mean()),
         "pass_at_8": bool(sampled.correct.any()),
         "reasoned": float(sampled.reasoned.mean()),
-        "format": float(np.mean([value == 1.0 for value in formats])) if formats else 1.0,
+        "format": float(np.mean([value == 1.0 for value in formats])) if formats else None,
         "tokens": float(np.mean([t.num_sampled for t in sampled.trajectories])),
         "response": greedy.responses[0],
     }

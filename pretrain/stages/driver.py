@@ -8,7 +8,7 @@ from typing import Any
 from pretrain.run.console import Progress
 from pretrain.run.directory import StageDir
 from pretrain.run.errors import ConfigError
-from pretrain.run.metrics import MetricLogger, WandbConfig
+from pretrain.run.metrics import MetricLogger, WandbConfig, read_rows
 from pretrain.stages.accuracy import Outcome, summarise
 from pretrain.stages.rank import StageRank
 from pretrain.stages.stage import StageJob
@@ -38,13 +38,16 @@ def train_stage(
     done = ranks.call("open", job, phase=f"{name}: load", timeout_s=timeout_s)[0]
     with MetricLogger(stage, wandb, asdict(job.cfg)) as logger:
         logger.truncate(done)
-        rows = _run_steps(ranks, job, name, logger, done, save_every, timeout_s)
+        _run_steps(ranks, job, name, logger, done, save_every, timeout_s)
+        rows = read_rows(stage.metrics_file)
         shares = ranks.call("evaluate", phase=f"{name}: evaluate", timeout_s=timeout_s)
         summary = summarise(outcome for share in shares for outcome in share)
-        logger.log(flat_metrics(summary), job.cfg.steps)
+        if not rows or "train/loss" in rows[-1]:  # else it was logged before an interruption
+            logger.log(flat_metrics(summary), job.cfg.steps)
     ranks.call("export", stage.checkpoint, phase=f"{name}: export", timeout_s=timeout_s)
     ranks.call("finish", phase=f"{name}: finish", timeout_s=timeout_s)
-    return {"steps": job.cfg.steps, **_speed(rows), **summary}
+    steps = [row for row in rows if "train/loss" in row]
+    return {"steps": job.cfg.steps, **_speed(steps), **summary}
 
 
 def _run_steps(
@@ -55,9 +58,8 @@ def _run_steps(
     done: int,
     save_every: int,
     timeout_s: float,
-) -> list[dict[str, float]]:
-    """All remaining steps; returns their metrics rows."""
-    rows: list[dict[str, float]] = []
+) -> None:
+    """All remaining steps, logged and saved."""
     with Progress(name, total=job.cfg.steps) as bar:
         bar.advance(done)
         while done < job.cfg.steps:
@@ -67,12 +69,10 @@ def _run_steps(
             new = ranks.call("advance", steps, phase=phase, timeout_s=timeout_s)[0]
             for offset, row in enumerate(new):
                 logger.log(row, done + offset + 1)
-            rows += new
             done += steps
             bar.advance(steps, f"loss {new[-1]['train/loss']:.3f}")
             if done % save_every == 0 or done == job.cfg.steps:
                 ranks.call("save", phase=f"{name}: save at step {done}", timeout_s=timeout_s)
-    return rows
 
 
 def measure_checkpoint(
@@ -98,8 +98,8 @@ def flat_metrics(summary: dict[str, Any]) -> dict[str, float]:
     return flat
 
 
-def _speed(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Last loss and mean speed of the steps run here (none when only the export was missing)."""
+def _speed(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Last loss and mean speed of all steps, whether or not this process has run them."""
     if not rows:
         return {}
     seconds = sum(row["time/step"] for row in rows)

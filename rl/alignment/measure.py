@@ -31,11 +31,15 @@ Record = dict[str, Any]
 def measure(rollouts: Rollouts, cfg: AlignmentConfig, folder: Path) -> dict[str, Any]:
     """Asks the held-out prompts of every source and writes `folder`/alignment.jsonl; resumable."""
     log = RowLog(folder / RECORDS)
-    done = {row["source"] for row in log.rows()}
     for name in cfg.sources():
-        if name in done:
+        # By id: a full disk may have kept a part of a source's rows.
+        samples = [
+            sample
+            for sample in Source(name, cfg, folder, heldout=True).first(cfg.heldout)
+            if sample.id not in log.ids
+        ]
+        if not samples:
             continue
-        samples = Source(name, cfg, folder, heldout=True).first(cfg.heldout)
         greedy = rollouts.groups(samples, n=1, temperature=0.0, seed=0)
         sampled = rollouts.groups(samples, n=cfg.samples, temperature=1.0, seed=0)
         log.append([_record(one, many) for one, many in zip(greedy, sampled, strict=True)])

@@ -118,8 +118,10 @@ class Source:
             return None
 
     def fingerprint(self) -> str:
-        """What decides the rows."""
+        """What decides the rows: of files also how many are good, as a lost image shifts them."""
         data = self.data
+        if isinstance(data, SampleFiles):
+            return f"{data.fingerprint()}-{len(data)}"
         return data.cursor.fingerprint if isinstance(data, ToolTasks) else data.fingerprint()
 
 

@@ -167,7 +167,8 @@ def _scored(score: Score) -> dict[str, Any]:
 
 def _summary(rows: Sequence[Row], lineage: Sequence[Row]) -> dict[str, Any]:
     """Shares of all rows: replaced in this round, correct before and after, reward failed; mean
-    rewards before and after; the policy's accuracy; and how many rows have which origin."""
+    rewards before and after, None if all failed; the policy's accuracy; how many rows have which
+    origin."""
     known = [row for row in rows if row["reward_before"] is not None]
     origins = [row["origin"] for row in rows]
     return {
@@ -175,8 +176,8 @@ def _summary(rows: Sequence[Row], lineage: Sequence[Row]) -> dict[str, Any]:
         "replaced_share": len(lineage) / len(rows),
         "correct_before": float(np.mean([row["correct_before"] for row in rows])),
         "correct_after": float(np.mean([row["correct"] for row in rows])),
-        "reward_before": float(np.mean([row["reward_before"] for row in known])),
-        "reward_after": float(np.mean([row["reward"] for row in known])),
+        "reward_before": float(np.mean([row["reward_before"] for row in known])) if known else None,
+        "reward_after": float(np.mean([row["reward"] for row in known])) if known else None,
         "failed_share": 1 - len(known) / len(rows),
         "policy_accuracy": float(np.mean([row["accuracy"] for row in rows])),
         "origins": {name: origins.count(name) for name in sorted(set(origins))},

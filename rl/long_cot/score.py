@@ -112,16 +112,17 @@ def _accuracies(
 
 def score_statistics(rows: Sequence[Row]) -> dict[str, Any]:
     """Share of each score, and mean accuracies with and without reasoning and media. `unscored`
-    questions, all of whose rewards failed, have weight 0."""
+    questions, all of whose rewards failed, have weight 0; None if nothing was answered at once."""
     scores = Counter(row["score"] for row in rows)
-    seen = [row["without_media"] for row in rows if row["without_media"] is not None]
+    direct, seen = (
+        [row[key] for row in rows if row[key] is not None]
+        for key in ("without_reasoning", "without_media")
+    )
     return {
         "questions": len(rows),
         "traces": sum(len(row["traces"]) for row in rows),
         **{f"score_{score}": scores[score] / len(rows) for score in SCORES},
         "accuracy": float(np.mean([row["accuracy"] for row in rows])),
         "unscored": scores[None] / len(rows),
-        "without_reasoning": float(
-            np.mean([r["without_reasoning"] for r in rows if r["without_reasoning"] is not None])
-        ),
+        "without_reasoning": float(np.mean(direct)) if direct else None,
     } | ({"without_media": float(np.mean(seen))} if seen else {})

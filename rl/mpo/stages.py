@@ -22,7 +22,7 @@ from rl.mpo.pairs import PAIRS, PairExamples, make_pairs
 from rl.mpo.rank import MpoJob, MpoRank
 from rl.mpo.rankings import add_rankings, read_rankings
 from rl.row_log import digests
-from rl.sft.training import run_steps
+from rl.sft.training import last_means, run_steps
 from rl.stages import Run
 from rollout.seeds import stable_seed
 
@@ -137,15 +137,13 @@ def run_mpo(
         done = group.call("open", job, phase=f"{stage.name}: load", timeout_s=cfg.timeout_s)[0]
         with MetricLogger(stage, wandb or WandbConfig(mode="disabled"), asdict(cfg)) as logger:
             logger.truncate(done)
-            rows = run_steps(group, cfg, stage.name, logger, done, LOGGED)
+            run_steps(group, cfg, stage.name, logger, done, LOGGED)
         phase = f"{stage.name}: export"
         group.call("export", stage.checkpoint, phase=phase, timeout_s=cfg.timeout_s)
     finally:
         if ranks is None:
             group.close()
-    last = rows[-10:]
-    means = {key: sum(row[key] for row in last) / len(last) for key in (last[-1] if last else {})}
-    return {"steps": cfg.steps, **means}
+    return {"steps": cfg.steps, **last_means(stage, LOGGED.values())}
 
 
 def _short(value: Any) -> str:

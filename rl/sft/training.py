@@ -6,7 +6,7 @@ rank to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from pretrain.run.console import Progress
 from pretrain.run.directory import StageDir
 from pretrain.run.errors import ConfigError
-from pretrain.run.metrics import MetricLogger, WandbConfig
+from pretrain.run.metrics import MetricLogger, WandbConfig, read_rows
 from pretrain.training.ranks import RankGroup
 from rl.sft.rank import SftJob, SftRank, check_rows
 
@@ -154,14 +154,18 @@ def fine_tune(
     done = ranks.call("open", job, phase=f"{stage.name}: load", timeout_s=cfg.timeout_s)[0]
     with MetricLogger(stage, wandb or WandbConfig(mode="disabled"), asdict(cfg)) as logger:
         logger.truncate(done)
-        rows = run_steps(ranks, cfg, stage.name, logger, done, LOGGED)
+        run_steps(ranks, cfg, stage.name, logger, done, LOGGED)
     ranks.call("export", stage.checkpoint, phase=f"{stage.name}: export", timeout_s=cfg.timeout_s)
-    last = rows[-10:]
-    summary: dict[str, Any] = {"steps": cfg.steps, "examples": cfg.steps * cfg.batch_size}
-    for key, name in (("loss", "train/loss"), ("token_accuracy", "train/token_accuracy")):
-        if last:  # else nothing was left to do but the export
-            summary[key] = sum(row[name] for row in last) / len(last)
-    return summary
+    means = last_means(stage, ["train/loss", "train/token_accuracy"])
+    means = {name.removeprefix("train/"): mean for name, mean in means.items()}
+    return {"steps": cfg.steps, "examples": cfg.steps * cfg.batch_size, **means}
+
+
+def last_means(stage: StageDir, names: Iterable[str]) -> dict[str, float]:
+    """Means of metrics over the last ten steps, whether or not this process has run them."""
+    rows = read_rows(stage.metrics_file)[-10:]
+    found = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items() if values}
 
 
 def run_steps(
@@ -171,12 +175,8 @@ def run_steps(
     logger: MetricLogger,
     done: int,
     logged: dict[str, str],
-) -> list[dict[str, float]]:
-    """All remaining steps of a TRL trainer; its metrics rows.
-
-    `logged`: the trainer's name of a metric → ours.
-    """
-    rows: list[dict[str, float]] = []
+) -> None:
+    """All remaining steps of a TRL trainer; `logged`: its name of a metric → ours."""
     with Progress(name, total=cfg.steps) as bar:
         bar.advance(done)
         while done < cfg.steps:
@@ -185,8 +185,7 @@ def run_steps(
             fresh = ranks.call("advance", steps, phase=phase, timeout_s=cfg.timeout_s)[0]
             check_rows(fresh)
             for row in fresh:
-                rows.append({ours: row[theirs] for theirs, ours in logged.items()})
-                logger.log(rows[-1], int(row["step"]))
+                values = {ours: row[theirs] for theirs, ours in logged.items()}
+                logger.log(values, int(row["step"]))
             done += steps
-            bar.advance(steps, f"loss {rows[-1][logged['loss']]:.3f}")
-    return rows
+            bar.advance(steps, f"loss {fresh[-1]['loss']:.3f}")

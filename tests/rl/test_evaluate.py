@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pretrain.data.stream import heldout
 from rewards.config import RewardConfig
 from rewards.pool import RewardPool
+from rewards.result import RewardResult, Score
 from rl.evaluate import Evaluation, change, evaluate
 from rl.rollouts import Rollouts
 from rollout.config import SamplingConfig
@@ -50,6 +54,44 @@ def test_tables_count_prompts_per_mode_and_task(tmp_path: Path):
     assert result.behaviour()["think"] == {"reasoned": 1.0, "format": 0.5, "tokens": 10.0}
     result.save(tmp_path / "e.jsonl")
     assert Evaluation.load(tmp_path / "e.jsonl").table() == table
+
+
+class Answers:
+    """Stands for an engine: the samples are what the rules make of each answer."""
+
+    def groups(self, samples: Any, *, n: int, **how: Any) -> list[Any]:
+        return [
+            SimpleNamespace(
+                sample=sample,
+                scores=[Score(1.0, sample.parts, ("exact",))] * n,
+                correct=np.ones(n, bool),
+                reasoned=np.ones(n, bool),
+                responses=[""] * n,
+                trajectories=[SimpleNamespace(num_sampled=3)] * n,
+            )
+            for sample in samples
+        ]
+
+
+@dataclass
+class Ruled:
+    parts: dict[str, RewardResult]
+    mode: str = ""
+    id: str = "x"
+    task_type: str = "a/b"
+
+
+def test_structure_is_that_of_the_rule_that_looks_at_it(tmp_path: Path):
+    def asked(**values: float) -> Any:
+        return Ruled({name: RewardResult(value) for name, value in values.items()})
+
+    samples = [asked(exact=1.0, format=1.0), asked(exact=1.0, agentic_format=0.0), asked(exact=1.0)]
+    found = evaluate(Answers(), samples, ["think"])  # type: ignore[arg-type]
+    assert [record["format"] for record in found.records] == [1.0, 0.0, None]
+    assert found.behaviour()["think"] == {"reasoned": 1.0, "format": 0.5, "tokens": 3.0}
+    unseen = evaluate(Answers(), samples[2:], ["think"])  # type: ignore[arg-type]
+    unseen.save(tmp_path / "e.jsonl")
+    assert set(Evaluation.load(tmp_path / "e.jsonl").behaviour()["think"]) == {"reasoned", "tokens"}
 
 
 def test_change_is_paired():

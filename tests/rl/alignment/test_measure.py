@@ -15,7 +15,7 @@ from pretrain.data.sample import Sample
 from rewards.result import RewardResult, Score
 from rl.alignment.examples import written
 from rl.alignment.marks import marks, observe
-from rl.alignment.measure import change, columns, load, measure, report
+from rl.alignment.measure import RECORDS, change, columns, load, measure, report
 from rollout.trajectory import ToolUse
 
 
@@ -88,6 +88,17 @@ def test_an_interrupted_measurement_goes_on(cfg, judge_reply, tmp_path: Path):
     again = Writer(judge_reply, 0.5)
     assert measure(again, cfg, tmp_path / "b") == whole
     assert again.calls == 2 * len(cfg.sources()) - 4  # two sources were complete
+    assert load(tmp_path / "a") == load(tmp_path / "b")
+
+
+def test_what_a_full_disk_has_left_of_a_source_is_completed(cfg, judge_reply, tmp_path: Path):
+    whole = measure(Writer(judge_reply, 1.0), cfg, tmp_path / "a")
+    lines = (tmp_path / "a" / RECORDS).read_text().splitlines(keepends=True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / RECORDS).write_text("".join(lines[:27]))  # a source, and a part of the next
+    again = Writer(judge_reply, 1.0)
+    assert measure(again, cfg, tmp_path / "b") == whole
+    assert again.calls == 2 * len(cfg.sources()) - 2
     assert load(tmp_path / "a") == load(tmp_path / "b")
 
 

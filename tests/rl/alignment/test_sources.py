@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pretrain.data.render import query
 from pretrain.data.sample import Sample, SampleError
@@ -37,7 +38,6 @@ from rl.tool_tasks import with_documents
 from rollout.tools.traces import ToolTrace
 
 JUDGE = JudgeConfig(url="http://127.0.0.1:9/v1", model="m")
-ALONE = {"general": SourceConfig(weight=1.0)}
 
 
 def sample(**more: Any) -> Sample:
@@ -212,6 +212,21 @@ def test_rows_of_files_are_sources_too(tmp_path: Path):
     cfg.steps = replace(own, max_bad_share=0.01)
     with pytest.raises(KeyeError, match="bad"):
         AlignmentPrompts(cfg, tmp_path).take(10)
+
+
+def test_an_image_lost_before_a_resumption_is_no_silent_shift(tmp_path: Path):
+    Image.new("RGB", (28, 28)).save(tmp_path / "a.png")
+    seen = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "?"}]
+    rows = [row("seen", messages=[{"role": "user", "content": seen}]), row("1"), row("2")]
+    files = [write_rows(tmp_path / "rows.jsonl", rows)]
+    cfg = AlignmentConfig(general=SourceConfig(weight=1.0, files=files, max_bad_share=0.9))
+    cfg.instructions.weight = cfg.formats.weight = cfg.steps.weight = 0.0
+    before = AlignmentPrompts(cfg, tmp_path)
+    before.take(2)
+    AlignmentPrompts(cfg, tmp_path).load_state(before.state())
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(KeyeError, match="mix of alignment sources"):
+        AlignmentPrompts(cfg, tmp_path).load_state(before.state())
 
 
 def run_with(**sections: Any) -> Any:

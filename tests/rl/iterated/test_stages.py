@@ -89,10 +89,17 @@ class FakeRollouts:
     answers: dict[str, str]
 
 
-def reject(folder: Path, stop_after: int = 10**6) -> dict[str, Any]:
+class FailingRollouts(FakeRollouts):
+    """Its rewards fail, all of them."""
+
+    def score(self, samples: Sequence[Sample], texts: Any) -> list[list[Score]]:
+        return [[score(None) for _ in group] for group in texts]
+
+
+def reject(folder: Path, stop_after: int = 10**6, policy: Any = FakeRollouts) -> dict[str, Any]:
     cfg = IteratedConfig(pool=40, spoiled_share=0.3, samples=3, chunk=8)
     rows = first_rows(cfg, COLD, folder)
-    rollouts = FakeRollouts(stop_after)
+    rollouts = policy(stop_after)
     rollouts.answers = {row["id"]: row["answer"] for row in rows}
     source = open_source(cfg, COLD, folder)
     return reject_and_replace(
@@ -124,6 +131,13 @@ def test_wrong_replies_are_replaced_and_every_replacement_is_traced(tmp_path: Pa
     assert summary["correct_after"] == 1 and summary["reward_after"] > summary["reward_before"]
     assert summary["policy_accuracy"] == pytest.approx(1 / 3)
     assert summary["origins"] == {"data": len(kept), "round1": len(lineage)}
+
+
+def test_where_all_rewards_failed_no_mean_is_made_up(tmp_path: Path):
+    summary = reject(tmp_path, policy=FailingRollouts)
+    assert summary["failed_share"] == 1 and summary["replaced_share"] == 0
+    assert summary["reward_before"] is None and summary["reward_after"] is None
+    json.dumps(summary, allow_nan=False)
 
 
 def test_an_interrupted_rejection_ends_as_an_unbroken_one(tmp_path: Path):

@@ -20,7 +20,7 @@ from rl.long_cot.agentic import AgenticTraces
 from rl.long_cot.config import EnhanceConfig, ScoreConfig, TrainMixConfig
 from rl.long_cot.mix import MixedExamples
 from rl.long_cot.questions import open_sources
-from rl.long_cot.score import SCORED, quality, score_rows
+from rl.long_cot.score import SCORED, quality, score_rows, score_statistics
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,14 @@ def test_a_question_whose_rewards_all_failed_has_no_score(tmp_path: Path, world:
     assert [row["score"] for row in rows] == [1, 3, 2, None, 2]
     assert rows[3]["weight"] == 0 and summary["unscored"] == 0.2
     assert summary["without_reasoning"] == pytest.approx(0.6 if unseen else 0.75)
+
+
+def test_without_any_score_no_mean_is_made_up():
+    row = {"accuracy": 0.5, "traces": [], "score": None}
+    failed = row | {"without_reasoning": None, "without_media": None}
+    summary = score_statistics([failed])
+    assert summary["unscored"] == 1 and summary["without_reasoning"] is None
+    json.dumps(summary, allow_nan=False)
 
 
 class NoTurns:

@@ -126,7 +126,7 @@ def test_a_run_that_only_lacks_its_export(unbroken, one_rank, tiny_checkpoint):
     stage.checkpoint.rename(stage.path / "lost")
     summary = fine_tune(one_rank, tiny_checkpoint, Conversations(), CONFIG, stage)
     assert distance(stored_weights(stage), before) == 0
-    assert summary == {"steps": 6, "examples": 24}
+    assert summary == unbroken[1]
 
 
 def test_token_ids_are_learned_as_they_are(unbroken, one_rank, tiny_checkpoint, encoder, tmp_path):
