@@ -14,7 +14,7 @@ import wandb_workspaces.workspaces as workspaces
 SECTIONS: dict[str, list[tuple[str, str]]] = {
     "overview": [
         ("mean reward", r"reward/mean"),
-        ("held-out accuracy", r"eval/.*(greedy|sampled).*"),
+        ("held-out accuracy", r"eval/.*_mean"),
         ("clip fraction", r"gspo/clip_fraction.*"),
         ("engine-learner mismatch", r"mismatch/.*"),
         ("response length", r"rollout/.*length.*"),
@@ -22,8 +22,9 @@ SECTIONS: dict[str, list[tuple[str, str]]] = {
     ],
     "reward": [
         ("whole reward", r"reward/[^/]+"),
-        ("by rule", r"reward/.+/(mean|value)"),
-        ("failures by rule", r"reward/.+/(error|timeout).*"),
+        ("accuracy by mode", r"reward/accuracy/.+"),
+        ("by rule", r"reward/.+/mean"),
+        ("failures by rule", r"reward/.+/failed_share"),
         ("seconds by rule", r"reward/.+/seconds.*"),
     ],
     "gspo": [
@@ -31,9 +32,18 @@ SECTIONS: dict[str, list[tuple[str, str]]] = {
         ("sequence ratio", r"gspo/.*ratio.*"),
         ("clipped sequences", r"gspo/.*clip.*"),
         ("gradient norm", r"gspo/.*norm.*"),
-        ("groups", r"gspo/.*group.*"),
+        ("entropy", r"gspo/entropy"),
+        ("sequences", r"gspo/sequences"),
+        ("learning rate", r"gspo/lr"),
     ],
     "rollout": [("all", r"rollout/.*")],
+    "tools": [("calls, errors, turns", r"tools/.*")],
+    "alignment": [
+        ("correct by source", r"alignment/.*/correct"),
+        ("constraints satisfied", r"alignment/.*/satisfied"),
+        ("answers well-formed by form", r"alignment/formats/.*"),
+        ("all", r"alignment/.*"),
+    ],
     "hints": [
         ("prompts by minimal level", r"hints/(L\d/share|unsolved_share)"),
         ("solve rate by level", r"hints/L\d/solve_rate"),
@@ -43,6 +53,12 @@ SECTIONS: dict[str, list[tuple[str, str]]] = {
     ],
     "dynamic": [("prompts drawn, informative, kept", r"dynamic/.*")],
     "overlong": [("punished responses", r"overlong/.*")],
+    "train": [
+        ("loss", r"train/loss"),
+        ("token accuracy and entropy", r"train/(token_accuracy|entropy)"),
+        ("gradient norm", r"train/grad_norm"),
+        ("learning rate", r"train/lr"),
+    ],
     "mpo": [
         ("loss", r"mpo/loss"),
         ("implicit rewards", r"mpo/(.*reward|margin)"),
@@ -51,11 +67,11 @@ SECTIONS: dict[str, list[tuple[str, str]]] = {
     ],
     "mismatch": [("log-probabilities, engine against learner", r"mismatch/.*")],
     "data": [("all", r"data/.*")],
-    "verifier": [("all", r"verifier/.*")],
     "eval": [
-        ("greedy", r"eval/.*greedy.*"),
-        ("temperature 1", r"eval/.*sampled.*"),
-        ("pass at k", r"eval/.*pass.*"),
+        ("means over the tasks", r"eval/.*_mean"),
+        ("answered at once, by task", r"eval/direct/.*"),
+        ("with reasoning, by task", r"eval/think/.*"),
+        ("reading, zero-shot, recall", r"eval/(reading|zero_shot|recall)"),
     ],
     "time": [("seconds", r"time/.*")],
     "perf": [("throughput and memory", r"perf/.*")],

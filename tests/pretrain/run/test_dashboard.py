@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from pretrain.run.dashboard import SECTIONS, build_workspace
+from pretrain.stages.accuracy import READING, Outcome, summarise
+from pretrain.stages.driver import flat_metrics
+from rewards.result import RewardResult, Score
+from rl.alignment.marks import observe
 
+ROOT = Path(__file__).resolve().parents[3]
 GROUPS = {
-    "reward", "gspo", "rollout", "hints", "data", "verifier", "mismatch", "time", "perf", "eval",
+    "reward", "gspo", "rollout", "hints", "data", "mismatch", "time", "perf", "eval", "dynamic",
+    "overlong", "tools", "alignment", "train", "mpo",
 }  # fmt: skip
 
 
@@ -39,3 +49,45 @@ def test_every_group_draws_its_own_metrics_only():
             assert pattern.startswith(f"{group}/")
     rule = next(p for title, p in SECTIONS["reward"] if title == "by rule")
     assert re.fullmatch(rule, "reward/math/mean") and not re.fullmatch(rule, "reward/mean")
+
+
+def written_names() -> set[str]:
+    """Metric names as they stand in the code; what an f-string fills in is a 1."""
+    found = set()
+    for package in ("pretrain", "rollout", "rewards", "rl"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name == "dashboard.py":
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    parts = [getattr(part, "value", "1") for part in node.values]
+                    found.add("".join(p if isinstance(p, str) else "1" for p in parts))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.add(node.value)
+    return found
+
+
+def composed_names() -> set[str]:
+    """Names that are put together in several places."""
+    kinds = ("no_think", "think", READING)
+    outcomes = [Outcome("digits/read", kind, True) for kind in kinds]
+    constraints = RewardResult(1.0, details={"followed": {"title": True}})
+    score = Score(1.0, {"constraints": constraints, "format": RewardResult(1.0)}, ("constraints",))
+    about = {"alignment": {"source": "formats", "kind": "json"}}
+    group: Any = SimpleNamespace(
+        sample=SimpleNamespace(extra=about),
+        scores=[score],
+        trajectories=[SimpleNamespace(tool_use=None)],
+    )
+    return set(flat_metrics(summarise(outcomes))) | set(observe([group]))
+
+
+def test_every_panel_draws_a_metric_that_is_logged():
+    names = written_names() | composed_names()
+    empty = {
+        pattern
+        for panels in SECTIONS.values()
+        for _, pattern in panels
+        if not any(re.fullmatch(pattern, name) for name in names)
+    }
+    assert not empty
