@@ -50,7 +50,6 @@ class Worker:
     stopping: bool = False
     since: float = 0.0  # when the current call started, as far as the pool can tell
     cpu_since: float = 0.0
-    started: float = 0.0
 
     @property
     def is_async(self) -> bool:
@@ -137,7 +136,7 @@ class Template:
         theirs.close()
         pid = int(self._receive())
         ours.setblocking(False)
-        return Worker(pid, ours, started=time.monotonic())
+        return Worker(pid, ours)
 
     def end(self, worker: Worker, patience_s: float = 0.0) -> str:
         """Kills a worker and everything in its process group; returns how it ended."""

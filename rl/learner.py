@@ -86,17 +86,9 @@ class LearnerGroup:
         cfg: see `LearnerConfig`.
         checkpoint: the policy to start from, a Hugging Face directory.
         total_updates: updates planned, for the learning-rate schedule.
-        placement: Ray placement group with one bundle a rank, or None.
     """
 
-    def __init__(
-        self,
-        cfg: LearnerConfig,
-        checkpoint: Path,
-        *,
-        total_updates: int,
-        placement: Any = None,
-    ) -> None:
+    def __init__(self, cfg: LearnerConfig, checkpoint: Path, *, total_updates: int) -> None:
         self.cfg = cfg
         self.updates = 0
         self.cost_model = CostModel()
@@ -107,7 +99,6 @@ class LearnerGroup:
             threads=cfg.threads,
             cpus_per_rank=cfg.cpus_per_rank,
             gpus_per_rank=cfg.gpus_per_rank,
-            placement=placement,
             deadline_key="learner.timeout_s",
         )
         total_steps = total_updates * cfg.mini_batches

@@ -12,8 +12,6 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 import ray
-from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pretrain.run.errors import KeyeError
 from pretrain.run.ray_cluster import WorkerTimeout
@@ -110,7 +108,6 @@ class RankGroup(Generic[RankT]):
         cpus_per_rank: Ray CPUs one rank reserves; a fraction lets engines and ranks that take
             turns share the cores.
         gpus_per_rank: Ray GPUs one rank reserves.
-        placement: a placement group with one bundle per rank, or None to let Ray choose.
         start_timeout_s: deadline for processes, imports and rendezvous together.
         deadline_key: what error messages call the setting behind the deadline of calls.
     """
@@ -125,7 +122,6 @@ class RankGroup(Generic[RankT]):
         threads: int = 1,
         cpus_per_rank: float = 0.25,
         gpus_per_rank: float = 0.0,
-        placement: PlacementGroup | None = None,
         start_timeout_s: float = 180.0,
         deadline_key: str = "timeout_s of this stage",
     ) -> None:
@@ -143,10 +139,6 @@ class RankGroup(Generic[RankT]):
                 "max_restarts": 0,
                 "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
             }
-            if placement is not None:
-                options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
-                    placement, placement_group_bundle_index=rank
-                )
             self._actors.append(
                 remote_class.options(**options).remote(rank, world_size, threads, *args)
             )
