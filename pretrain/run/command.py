@@ -92,16 +92,21 @@ def compose(config: str, schema: type[T], overrides: list[str]) -> T:
 def _split_literal(
     schema: type, overrides: list[str]
 ) -> tuple[dict[str, str | list[str]], list[str]]:
-    """Values of the literal keys (all of them for a list, the last for a text), and the rest."""
+    """Values of the literal keys (all of them for a list, the last for a text), and the rest.
+
+    A text that is called like a folder of `conf/` is literal too: `model=NAME` of an endpoint isn't
+    a choice of conf/model/, for which Hydra would take it.
+    """
+    fields = schema_fields(schema)
     literal: dict[str, list[str]] = {}
     plain = []
     for override in overrides:
         key, equals, value = override.partition("=")
-        if equals and key in LITERAL_KEYS:
+        named = fields.get(key) is str and (CONF / key).is_dir()
+        if equals and (key in LITERAL_KEYS or named):
             literal.setdefault(key, []).append(value)
         else:
             plain.append(override)
-    fields = schema_fields(schema)
     lists = {key for key in literal if list in (fields[key], get_origin(fields[key]))}
     return {key: v if key in lists else v[-1] for key, v in literal.items()}, plain
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pretrain.data.ingest import FileDataConfig, SampleFiles
 from pretrain.data.sample import Sample
+from pretrain.run.command import compose
 from pretrain.run.errors import ConfigError, KeyeError
 from rl.hints.command import HintsConfig, open_draft, run_hints, write_levels
 from rl.hints.prompts import hint_text, problem, request
@@ -198,6 +199,12 @@ def test_a_file_edited_by_hand_with_an_error_is_named(data: Path, endpoint: Any)
     with pytest.raises(KeyeError, match=r"train\.hinted\.jsonl:2 "):
         run_hints(config(data, endpoint))
     assert endpoint.bodies == []
+
+
+def test_the_endpoint_is_named_on_the_command_line():
+    words = ["data.files=[a.jsonl]", "url=http://127.0.0.1:8000/v1", "model=org/name-1"]
+    cfg = compose("hints", HintsConfig, words)
+    assert (cfg.model, cfg.url) == ("org/name-1", "http://127.0.0.1:8000/v1")
 
 
 def test_settings_that_cannot_work_are_named(data: Path, endpoint: Any, tmp_path: Path):
