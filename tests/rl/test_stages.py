@@ -98,7 +98,7 @@ def test_rounds_are_trained_anew_where_other_examples_show_hints(tmp_path: Path,
     for share in (0.0, 0.4):
         cfg = RlConfig(cold_start=ColdStartConfig(hinted_share=share))
         run = Run(cfg, RunDir(tmp_path), SimpleNamespace(), tmp_path)
-        iterated._cold_start(run, 1, "pool", tmp_path, "")
+        iterated._cold_start(run, 1, "pool", tmp_path, "", "")
     assert config_hash(seen[0]) == config_hash(cfg.cold_start.sft) != config_hash(seen[1])
 
 
