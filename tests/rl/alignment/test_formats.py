@@ -47,7 +47,8 @@ def of(kind: str, **more: Any) -> AlignmentConfig:
 
 
 def test_formats_come_in_all_kinds_and_modes(prompts):
-    seen = {(s.extra["alignment"]["kind"], s.mode) for s in prompts("formats", 200)}
+    cfg = AlignmentConfig(formats=FormatConfig(weight=1.0))
+    seen = {(s.extra["alignment"]["kind"], s.mode) for s in prompts("formats", 200, cfg)}
     assert {kind for kind, _ in seen} == {"plain", *FORMS} and len(seen) == 21
 
 

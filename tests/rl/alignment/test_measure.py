@@ -74,7 +74,7 @@ def test_a_policy_that_learned_half_is_measured_as_such(cfg, judge_reply, tmp_pa
     kinds = [key for key in after if key.startswith("kind/")]
     assert len(kinds) > 10 and {"format/think", "format/no_think", "form/json"} <= set(after)
     assert sum(after[key]["greedy"]["n"] for key in after if key.startswith("form/")) == 20
-    assert all(key.split("/")[0] in ("digits", "shapes", "text") for key in _tasks(after))
+    assert all(key.split("/")[0] in ("digits", "shapes", "text", "video") for key in _tasks(after))
 
 
 def _tasks(found: dict[str, Any]) -> list[str]:
