@@ -174,15 +174,19 @@ def rollout_metrics(
         "reward/mean": float(np.nanmean(rewards)),
         "reward/std": float(np.nanstd(rewards)),
     }
+    # A reward model's groups have no accuracy: it prefers, and calls nothing right.
+    judged = [g for g in plain if not any(score.by_model for score in g.scores)]
+    for mode in sorted({group.sample.mode for group in judged}):
+        accuracies = [g.correct.mean() for g in judged if g.sample.mode == mode]
+        metrics[f"reward/accuracy/{mode}"] = float(np.mean(accuracies))
     for mode in sorted({group.sample.mode for group in plain}):
         chosen = [group for group in plain if group.sample.mode == mode]
-        metrics[f"reward/accuracy/{mode}"] = float(np.mean([g.correct.mean() for g in chosen]))
         metrics[f"rollout/reasoned_share/{mode}"] = float(
             np.mean([g.reasoned.mean() for g in chosen])
         )
-    if plain:
-        metrics["reward/accuracy"] = float(np.mean([g.correct.mean() for g in plain]))
-        metrics["reward/solved_share"] = float(np.mean([g.solved for g in plain]))
+    if judged:
+        metrics["reward/accuracy"] = float(np.mean([g.correct.mean() for g in judged]))
+        metrics["reward/solved_share"] = float(np.mean([g.solved for g in judged]))
     return metrics | _rule_metrics(groups) | _tool_metrics(groups)
 
 

@@ -105,7 +105,7 @@ def _model_parts(
         seconds = (time.perf_counter() - started) / max(count, 1)
         for (number, part), group in zip(members, ratings, strict=True):
             for place, rating in enumerate(group):
-                results[number][place] |= _results(part.name, rating, seconds)
+                results[number][place] |= _results(part.name, rating, seconds, against)
     return results
 
 
@@ -148,8 +148,11 @@ def reference(sample: Sample) -> str:
     return reply(sample)
 
 
-def _results(name: str, rating: dict[str, Any], seconds: float) -> dict[str, RewardResult]:
+def _results(
+    name: str, rating: dict[str, Any], seconds: float, against: str
+) -> dict[str, RewardResult]:
     details = {key: rating[key] for key in ("comparisons", "malformed", "tokens")}
+    details["against"] = against
     if rating["value"] is None:
         message = f"no judgement could be read: {rating['fault']}"
         own = RewardResult(None, "error", seconds, details | {"message": message})

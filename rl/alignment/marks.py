@@ -35,12 +35,13 @@ def marks(score: Score, trajectory: Trajectory | None = None) -> dict[str, float
 
     `strict`: all constraints are followed; `loose`: the share that is; `kind/NAME`: that one;
     `format`: structure of the mode; `content`: form of the answer; `formed`: both; `answer`: the
-    question is answered; `steps`, `process`, `consistent`, `preferred`, `soft`; `correct`: every
-    verifier; `searched`: tools were called, and each call could be answered.
+    question is answered; `steps`, `process`, `consistent`, `soft`; `preferred`: to a reference (in
+    a group win rates average to ½ whatever the policy); `correct`: every verifier, where there is
+    more than a reward model; `searched`: tools were called, and each call could be answered.
     """
     found: dict[str, float] = {}
     for name, result in score.parts.items():
-        if result.value is None:
+        if result.value is None or result.details.get("against") == "group":
             continue
         figure = PARTS.get(name)
         if figure in found:  # JSON in a code block: both must hold
@@ -55,7 +56,7 @@ def marks(score: Score, trajectory: Trajectory | None = None) -> dict[str, float
         found["answer"] = float(min(known) >= 1.0)
     if "format" in found:
         found["formed"] = min(found["format"], found.get("content", 1.0))
-    if not score.failed:
+    if not score.failed and not score.by_model:
         found["correct"] = float(is_correct(score))
     use = trajectory.tool_use if trajectory is not None else None
     if use is not None:

@@ -20,6 +20,7 @@ from rewards.result import RewardResult, Score
 from rl.config import GspoConfig
 from rl.dynamic import DynamicConfig
 from rl.groups import Group, accepted, reasons, spread_metrics, to_training
+from rl.rollouts import rollout_metrics
 from rl.tables import COLUMNS, sample_table
 from rl.train import Job, sample_groups, train
 from rollout.config import HintConfig
@@ -68,6 +69,10 @@ def test_a_failed_reward_and_a_preference_are_no_wrong_answers():
     judged = make_group([0.3, 0.7])
     judged.scores = [replace(score, by_model=True) for score in judged.scores]
     assert judged.accuracy is None and judged.informative
+    metrics = rollout_metrics([judged, make_group([1, 0])])
+    assert metrics["reward/accuracy"] == metrics[f"reward/accuracy/{judged.sample.mode}"] == 0.5
+    assert metrics["reward/solved_share"] == 1.0
+    assert "reward/accuracy" not in rollout_metrics([judged])
 
 
 def test_groups_without_spread_are_dropped_and_counted():

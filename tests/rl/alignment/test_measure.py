@@ -127,6 +127,15 @@ def test_what_is_not_known_is_absent():
     assert marks(score(content=1.0, json=0.0))["content"] == 0.0
 
 
+def test_a_reward_model_calls_nothing_right_and_a_group_s_win_rates_say_nothing_of_the_policy():
+    preferred = score(keye_rm=0.7, format=1.0)
+    preferred.by_model = True
+    preferred.parts["keye_rm"].details = {"against": "reference"}
+    assert marks(preferred) == {"preferred": 0.7, "format": 1.0, "formed": 1.0}
+    preferred.parts["keye_rm"].details = {"against": "group"}
+    assert marks(preferred) == {"format": 1.0, "formed": 1.0}
+
+
 @pytest.mark.parametrize(("calls", "errors", "share"), [(0, 0, 0.0), (2, 0, 1.0), (2, 1, 0.0)])
 def test_a_search_counts_when_it_could_be_answered(calls: int, errors: int, share: float):
     use: Any = SimpleNamespace(tool_use=ToolUse(2, calls, errors, []))
