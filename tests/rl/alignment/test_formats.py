@@ -7,11 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from pretrain.data.render import query
-from pretrain.data.sample import Sample, SampleError
+from pretrain.data.sample import SampleError
 from pretrain.run.command import compose
 from pretrain.run.errors import ConfigError
 from rewards.sandbox.client import SandboxError
@@ -23,23 +22,7 @@ from rl.alignment.sources import Source
 from rl.alignment.stages import check
 from rl.config import RlConfig
 from rollout.tools import ToolConfig
-
-
-def sample(**more: Any) -> Sample:
-    fields: dict[str, Any] = {
-        "id": "q",
-        "messages": [{"role": "user", "content": "sum of the digits?"}],
-        "answer": "10",
-        "task_type": "digits/sum",
-        "rewards": [{"rule": "math", "weight": 1.0}, {"rule": "format", "weight": 0.1}],
-        "solution": "digits 37;3+7=10",
-        "mode": "think",
-    }
-    return Sample(**(fields | more)).validate()
-
-
-def rng(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
+from tests.rl.alignment.samples import rng, sample
 
 
 def of(kind: str, **more: Any) -> AlignmentConfig:

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -36,25 +35,9 @@ from rl.config import RlConfig
 from rl.launch import warnings
 from rl.tool_tasks import with_documents
 from rollout.tools.traces import ToolTrace
+from tests.rl.alignment.samples import rng, sample
 
 JUDGE = JudgeConfig(url="http://127.0.0.1:9/v1", model="m")
-
-
-def sample(**more: Any) -> Sample:
-    fields: dict[str, Any] = {
-        "id": "q",
-        "messages": [{"role": "user", "content": "sum of the digits?"}],
-        "answer": "10",
-        "task_type": "digits/sum",
-        "rewards": [{"rule": "math", "weight": 1.0}, {"rule": "format", "weight": 0.1}],
-        "solution": "digits 37;3+7=10",
-        "mode": "think",
-    }
-    return Sample(**(fields | more)).validate()
-
-
-def rng(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
 
 
 @pytest.mark.parametrize("name", ["general", "formats", "steps"])

@@ -19,8 +19,8 @@ from rewards.registry import rule
 
 @rule(verifier=True)
 def lucky(response, sample):
-    '''1 if the response holds a 3 or a 7: an untrained policy manages it sometimes.'''
-    return float('3' in response or '7' in response)
+    '''1 for half of all texts, so that an untrained policy is right sometimes; for 3, not for 0.'''
+    return float(sum(map(ord, response)) % 2)
 """
 SMALL = [
     "engine.count=1",
@@ -29,7 +29,7 @@ SMALL = [
     "engine.cpus=0.1",
     "engine.hang_seconds=300",
     "engine.start_seconds=1200",
-    "sampling.max_tokens=12",
+    "sampling.max_tokens=64",  # it must end by itself sometimes, too
     "evaluation.samples=4",
     "evaluation.modes=[no_think]",
     "wandb.mode=disabled",
