@@ -182,7 +182,9 @@ class RlConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How responses are drawn."""
     tools: ToolConfig = field(default_factory=ToolConfig)
-    """What the policy may call in the middle of a response (GSPO and evaluation)."""
+    """What the policy may call in the middle of a response: in every GSPO loop, the filter of its
+    prompts, and evaluations. SFT, MPO, LongCoT and rejection sampling learn responses whole, and
+    sample them in one turn."""
     rewards: RewardConfig = field(default_factory=RewardConfig)
     """How responses are scored."""
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
@@ -209,10 +211,3 @@ class RlConfig:
             raise ConfigError(f"stages: {twice!r} stands there twice; a stage is one folder")
         if self.rounds < 0:
             raise ConfigError(f"rounds={self.rounds} must not be below 0")
-        single_turn = [s for s in self.stages if s in ("iterate", "mpo") or "long_cot" in s]
-        if self.tools.names and single_turn:
-            raise ConfigError(
-                f"tools.names with stage {single_turn[0]}: it learns whole responses token by "
-                "token, tools' results included. Tools are for gspo and the evaluations; set "
-                "tools.names=[] here"
-            )

@@ -25,9 +25,9 @@ def data_identity(cfg: FileDataConfig) -> list[Any]:
     return [cfg, digests(cfg.files)]
 
 
-def generation_identity(cfg: RlConfig) -> list[Any]:
-    """What decides a policy's response to a prompt."""
-    return [cfg.sampling, cfg.engine, *tool_identity(cfg.tools)]
+def generation_identity(cfg: RlConfig, tools: bool = True) -> list[Any]:
+    """What decides a policy's response to a prompt; `tools` as in `Session.rollouts`."""
+    return [cfg.sampling, cfg.engine, *(tool_identity(cfg.tools) if tools else [])]
 
 
 def reward_identity(cfg: RlConfig) -> list[Any]:

@@ -47,8 +47,12 @@ class Session:
         self._tool_config = tools or ToolConfig()
         self._tools: dict[str, Tool] = {}
 
-    def rollouts(self, checkpoint: Path) -> Rollouts:
-        """Rollouts of `checkpoint`'s weights; raises `KeyeError` when there is no checkpoint."""
+    def rollouts(self, checkpoint: Path, tools: bool = True) -> Rollouts:
+        """Rollouts of `checkpoint`'s weights; raises `KeyeError` when there is no checkpoint.
+
+        Without `tools` every response has one turn, whatever is configured or a row names: for
+        stages that learn responses whole, which would learn the tools' results with them.
+        """
         # A prompt that leaves no room for its response is refused alone, before the engines see it.
         encoder = open_encoder(checkpoint, self.engine.max_length, self.sampling.max_tokens)
         if self._rewards is None:
@@ -58,10 +62,10 @@ class Session:
         if self._tool_config.names and not self._tools:
             self._tools = open_tools(self._tool_config)
         engines = self._engines_with(checkpoint)
-        tools = None
-        if self._tools:
-            tools = ToolLoop(engines, encoder, self._tools, self._tool_config)
-        return Rollouts(engines, encoder, self._rewards, self.sampling, self._reward_model, tools)
+        loop = None
+        if tools and self._tools:
+            loop = ToolLoop(engines, encoder, self._tools, self._tool_config)
+        return Rollouts(engines, encoder, self._rewards, self.sampling, self._reward_model, loop)
 
     def _engines_with(self, checkpoint: Path) -> EnginePool:
         architecture = read_json(checkpoint / "config.json")

@@ -27,6 +27,7 @@ from rl.cold_start import ColdStartTraces, shown_level
 from rl.config import ColdStartConfig
 from rl.iterated.config import IteratedConfig
 from rl.tables import question
+from rollout.tools.calls import OPEN
 
 Row = dict[str, Any]
 
@@ -89,13 +90,28 @@ def row_of(index: int, sample: Sample, response: str, origin: str) -> Row:
     }
 
 
+def calls_tools(sample: Sample) -> bool:
+    """Whether the row's own response calls a tool."""
+    response = sample.extra.get("response")
+    return isinstance(response, str) and OPEN in response
+
+
 def given_reply(sample: Sample) -> str:
-    """A row's own reply: its `response`, or the one that its solution makes."""
+    """A row's own reply: its `response`, or the one that its solution makes.
+
+    Raises `SampleError` for one that isn't a text, or that calls tools: it is learned whole.
+    """
     response = sample.extra.get("response")
     if response is None:
         return reply(sample)
     if not isinstance(response, str) or not response.strip():
         raise SampleError(f"sample {sample.id!r}: `response` must be a text, got {response!r}")
+    if calls_tools(sample):
+        raise SampleError(
+            f"sample {sample.id!r}: its `response` calls tools, and here a response is learned "
+            "whole, their results included. Give such rows to the LongCoT cold start "
+            "(long_cot.enhance.data.files), which learns the policy's own turns, or leave them out"
+        )
     return response
 
 

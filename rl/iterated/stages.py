@@ -33,6 +33,7 @@ from rl.iterated.rejection import ROWS, reject_and_replace
 from rl.prompts import open_prompts
 from rl.sft.training import run_sft
 from rl.stages import Run, evaluation, gspo
+from rl.tool_tasks import ToolTasks
 from rl.trace_rows import SampleSource, TraceExamples, first_rows, open_source, save_rows
 
 POOL = "pool"
@@ -95,7 +96,7 @@ def _rejection(run: Run, number: int, rows: str) -> str:
         return reject_and_replace(
             read_rows(run.folder.stage(rows).path / ROWS),
             _source(run),
-            run.session.rollouts(run.policy()),
+            run.session.rollouts(run.policy(), tools=False),
             cfg,
             stage.path,
             number=number,
@@ -103,7 +104,7 @@ def _rejection(run: Run, number: int, rows: str) -> str:
         )
 
     how = [cfg.samples, cfg.margin, cfg.seed]
-    how += [*generation_identity(run.cfg), *reward_identity(run.cfg)]
+    how += [*generation_identity(run.cfg, tools=False), *reward_identity(run.cfg)]
     _stage(run, name, how, [rows, policy], body)
     return name
 
@@ -170,7 +171,7 @@ def indexed_prompts(run: Run, folder: Path, wanted: int, key: str) -> tuple[Samp
         key: the setting that `wanted` comes from, for the error.
     """
     stream = open_prompts(run.cfg.data, folder)
-    if isinstance(stream, WorldStream):
+    if isinstance(stream, WorldStream | ToolTasks):
         if not wanted:
             raise ConfigError(
                 f"{key}=0 takes all rows of data.files, but the tiny world has no end; set it to "

@@ -23,8 +23,7 @@ from pretrain.data.render import render
 from pretrain.data.sample import Sample, SampleError
 from rl.long_cot.config import EnhanceConfig
 from rl.long_cot.questions import source_size
-from rl.trace_rows import SampleSource
-from rollout.tools.calls import OPEN
+from rl.trace_rows import SampleSource, calls_tools
 from rollout.tools.tool import ToolResult
 from rollout.tools.traces import ToolTrace
 from rollout.tools.turns import IMAGE_MARK
@@ -32,12 +31,6 @@ from rollout.tools.turns import IMAGE_MARK
 _RESULT = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)
 _RESULTS = re.compile(r"((?:\s*<tool_response>.*?</tool_response>)+)", re.DOTALL)
 _LABEL = re.compile(r"image \d+(?:: )?")
-
-
-def calls_tools(sample: Sample) -> bool:
-    """Whether the row's own response calls a tool."""
-    response = sample.extra.get("response")
-    return isinstance(response, str) and OPEN in response
 
 
 def split_turns(sample: Sample) -> tuple[list[str], list[list[str]]]:

@@ -20,14 +20,13 @@ from pretrain.run.console import Progress
 from pretrain.run.errors import KeyeError
 from rl.hints.prompts import problem
 from rl.hints.writers import WriterFailure
-from rl.long_cot.agentic import calls_tools
 from rl.long_cot.config import EnhanceConfig
 from rl.long_cot.merging import merged_sample, obstacle
 from rl.long_cot.questions import Row, question_row, source_size, unloaded
 from rl.long_cot.writers import TextWriter, plain_text
 from rl.row_log import RowLog
 from rl.tables import question
-from rl.trace_rows import SampleSource
+from rl.trace_rows import SampleSource, calls_tools
 from rollout.seeds import stable_seed
 
 QUESTIONS = "questions.jsonl"

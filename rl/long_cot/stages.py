@@ -89,14 +89,15 @@ def _questions(run: Run) -> Questions:
 
 def _writer(run: Run, who: str) -> TextWriter:
     if who == "policy":
-        return policy_writer(run.session.rollouts(run.policy()), run.cfg.long_cot.writer)
+        rollouts = run.session.rollouts(run.policy(), tools=False)
+        return policy_writer(rollouts, run.cfg.long_cot.writer)
     return endpoint_writer(run.cfg.long_cot.writer, "long_cot.writer")
 
 
 def _writer_identity(run: Run, who: str) -> list[Any]:
     """What decides what `who` writes; the policy answers within its own limits."""
     own = [run.cfg.long_cot.writer] if who != "none" else []
-    return own + (generation_identity(run.cfg) if who == "policy" else [])
+    return own + (generation_identity(run.cfg, tools=False) if who == "policy" else [])
 
 
 def enhance(run: Run) -> None:
@@ -126,10 +127,10 @@ def paths(run: Run) -> None:
 
     def body(stage: StageDir) -> dict[str, Any]:
         rows = read_rows(_folder(run, "enhance") / QUESTIONS)
-        rollouts = run.session.rollouts(run.policy())
+        rollouts = run.session.rollouts(run.policy(), tools=False)
         return sample_paths(rows, _questions(run), rollouts, cfg.paths, stage.path, cfg.chunk)
 
-    identity = [cfg.paths, *generation_identity(run.cfg), *reward_identity(run.cfg)]
+    identity = [cfg.paths, *generation_identity(run.cfg, tools=False), *reward_identity(run.cfg)]
     _stage(run, "paths", identity, [f"{ROOM}/enhance"], body, policy=True)
 
 
@@ -238,10 +239,10 @@ def score(run: Run) -> None:
 
     def body(stage: StageDir) -> dict[str, Any]:
         rows = read_rows(_folder(run, "refined") / REFINED)
-        rollouts = run.session.rollouts(run.policy())
+        rollouts = run.session.rollouts(run.policy(), tools=False)
         return score_rows(rows, _questions(run), rollouts, cfg.score, stage.path, cfg.chunk)
 
-    identity = [cfg.score, *generation_identity(run.cfg), *reward_identity(run.cfg)]
+    identity = [cfg.score, *generation_identity(run.cfg, tools=False), *reward_identity(run.cfg)]
     _stage(run, "score", identity, [f"{ROOM}/refined"], body, policy=True)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pretrain.data.render import render, reply
+from pretrain.data.render import render
 from pretrain.data.sample import Sample, SampleError
 from pretrain.run.console import Progress
 from pretrain.run.errors import KeyeError
@@ -28,7 +28,7 @@ from rl.review_rows import item_row
 from rl.rollouts import Rollouts
 from rl.row_log import RowLog
 from rl.tables import question
-from rl.trace_rows import SampleSource, sample_of
+from rl.trace_rows import SampleSource, given_reply, sample_of
 from rollout.config import SamplingConfig
 from rollout.seeds import stable_seed
 
@@ -154,12 +154,9 @@ def better_answers(groups: Sequence[Group], cfg: PairConfig) -> list[str | None]
 
 
 def _reference(sample: Sample) -> str | None:
-    response = sample.extra.get("response")
-    if isinstance(response, str) and response.strip():
-        return response
     try:
-        return reply(sample)
-    except SampleError:  # no solution to reason with
+        return given_reply(sample)
+    except SampleError:  # no solution to reason with, or a response that isn't the policy's alone
         return None
 
 

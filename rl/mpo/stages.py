@@ -13,6 +13,7 @@ from typing import Any
 
 from pretrain.run.console import table
 from pretrain.run.directory import StageDir
+from pretrain.run.errors import ConfigError
 from pretrain.run.metrics import MetricLogger, WandbConfig
 from pretrain.training.ranks import RankGroup
 from rl.identity import data_identity, generation_identity, reward_identity
@@ -24,6 +25,7 @@ from rl.mpo.rankings import add_rankings, read_rankings
 from rl.row_log import digests
 from rl.sft.training import last_means, run_steps
 from rl.stages import Run
+from rl.tool_tasks import needs_tools
 from rollout.seeds import stable_seed
 
 LOGGED = {
@@ -46,6 +48,11 @@ over a response."""
 def mpo(run: Run) -> None:
     """All rounds, from the newest policy on."""
     cfg = run.cfg.mpo
+    if not run.cfg.data.files and needs_tools(run.cfg.data.tasks):
+        raise ConfigError(
+            f"data.tasks={dict(run.cfg.data.tasks)} can't be solved without tools, and MPO learns "
+            "from responses of one turn: give it other tasks, or leave the stage out"
+        )
     for number in range(1, cfg.rounds + 1):
         name = f"mpo/round{number}/pairs"
         statistics = run.stage(name, _pair_identity(run), lambda stage: _pairs(run, stage))
@@ -85,13 +92,13 @@ def _human(run: Run, number: int, pairs: str) -> tuple[str, dict[str, Any]]:
 
 def _pair_identity(run: Run) -> list[Any]:
     how = [run.cfg.mpo.pairs, *data_identity(run.cfg.data)]
-    return [*how, *generation_identity(run.cfg), *reward_identity(run.cfg)]
+    return [*how, *generation_identity(run.cfg, tools=False), *reward_identity(run.cfg)]
 
 
 def _pairs(run: Run, stage: StageDir) -> dict[str, Any]:
     cfg = run.cfg.mpo.pairs
     prompts, count = _prompts(run, stage.path)
-    rollouts = run.session.rollouts(run.policy())
+    rollouts = run.session.rollouts(run.policy(), tools=False)
     return make_pairs(prompts, count, rollouts, cfg, stage.path, stable_seed(cfg.seed, stage.name))
 
 

@@ -83,11 +83,11 @@ class SftJobs:
         policy = Path(cfg.checkpoint) if cfg.checkpoint else run.policy()
 
         def body(stage: StageDir) -> dict[str, Any]:
-            rollouts = run.session.rollouts(policy)
+            rollouts = run.session.rollouts(policy, tools=False)
             return measure_rows(self._read("sft/rows"), self.source, rollouts, stage.path, cfg)
 
         how = [cfg.samples, cfg.temperature, cfg.seed]
-        how += [*generation_identity(run.cfg), *reward_identity(run.cfg)]
+        how += [*generation_identity(run.cfg, tools=False), *reward_identity(run.cfg)]
         inputs = ["sft/rows", "" if cfg.checkpoint else run.made_by]
         given = checkpoint_identity(cfg.checkpoint) if cfg.checkpoint else run.given()
         self._stage("sft/difficulty", how, inputs, body, given)

@@ -19,6 +19,9 @@ class ToolConfig:
     """Tools: `crop`, `search`, the name of an installed plug-in (entry points of the group
     `keye_rl.tools`), `package.module:attribute` or `path/to/file.py:attribute`. Empty: responses
     have one turn, and the column `tools` of a row is not read."""
+    for_all: bool = True
+    """Whether a row without the column `tools` may call all of them; false: only rows that name
+    tools may, and the others are asked as if there were none."""
     documents: str = ""
     """What `search` searches: a .jsonl file (rows with `text`, optionally `id` and `title`), or a
     folder of .jsonl, .txt and .md files."""

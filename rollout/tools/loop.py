@@ -78,9 +78,9 @@ class ToolLoop:
             )
 
     def chosen(self, names: Any, sample_id: str) -> dict[str, Tool]:
-        """The tools of a sample whose column `tools` is `names` (None: all that are configured)."""
+        """The tools of a sample whose column `tools` is `names`; without it see `for_all`."""
         if names is None:
-            return dict(self.tools)
+            return dict(self.tools) if self.cfg.for_all else {}
         if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
             raise KeyeError(f"sample {sample_id}: `tools` must be a list of names, got {names!r}")
         unknown = [name for name in names if name not in self.tools]

@@ -1,14 +1,12 @@
 """Does replacing cold-start replies by the RL policy's better ones help the next round?
 
-From one pre-trained checkpoint, for each seed: round 0 of `recipe=iterated` (a cold start on a pool
-of traces, a share of them spoiled, then GSPO). Then round 1 twice, from the same RL policy:
+The round of iterated RL in `recipe=full`, as `./scripts/reproduce/stages` runs it, is the arm `on`:
+what that script has left is taken, what is missing is run. Arm `off` is, for each seed, a copy of
+the same run up to round 0; its round 1 samples and scores the same responses, but none is ever good
+enough to enter (`iterated.margin` is above any reward), so the new cold start learns the old rows.
 
-* `on`: rejection sampling as it is;
-* `off`: the same responses are sampled and scored, but none is ever good enough to enter
-  (`iterated.margin` is above any reward), so the new cold start learns the old rows.
-
-Both arms cost the same. Compared are the new cold start's and the round's held-out accuracy, paired
-over prompts. Run it again after an interruption: what is finished is kept.
+Both arms cost the same. Compared is the round's held-out accuracy, paired over prompts. Run it
+again after an interruption: what is finished is kept.
 """
 
 from __future__ import annotations
@@ -17,71 +15,39 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from pretrain.run.command import compose
+from stage_effects import parse, run_seed, run_shared, set_words
+
 from pretrain.run.console import say
 from pretrain.run.directory import RunDir
 from pretrain.run.errors import KeyeError
-from rl.config import RlConfig
 from rl.evaluate import Evaluation, mean_values
-from rl.recipes import RUNS, run_recipe
 from rl.stages import load_evaluation
 from rl.statistics import Estimate, leaf, mean_interval, paired_difference, verdict
 
-RESULTS = Path(__file__).resolve().parent / "results"
-ARMS = {"on": 0.0, "off": 1e6}
-"""Arm → by how much a response must be better than the reply it takes the place of."""
+ARMS = ("on", "off")
+NEVER = 1e6
+"""Arm `off`: by how much a response must be better than the reply it takes the place of."""
+LATER = ("round1", "evaluate_after", "alignment_*", "evaluate_al*")
+"""Folders of a seed's run that come after round 0."""
 MEASURED = {"round 0": "round0/evaluate", "round 1": "round1/evaluate"}
 MODES = ("think", "auto_think", "no_think")
 KINDS = ("greedy", "sampled")
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", default="runs/quickstart/fuse/checkpoint", help="pre-trained")
-    parser.add_argument("--run", default="reproduce_rejection", help="folder under runs/")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--spoiled", type=float, default=0.2, help="share of spoiled traces")
-    parser.add_argument("--steps", type=int, default=60, help="GSPO steps a round")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser.parse_args(words)
-
-
-def rounds(args: argparse.Namespace, seed: int, arm: str, count: int) -> RunDir:
-    """Rounds 0…`count` of one arm."""
-    name = f"{args.run}/seed{seed}/{arm}"
-    overrides = [
-        "recipe=iterated",
-        f"run={name}",
-        f"checkpoint={args.base}",
-        "stages=[iterate]",
-        f"rounds={count}",
-        f"iterated.margin={ARMS[arm]}",
-        f"iterated.spoiled_share={args.spoiled}",
-        f"iterated.seed={300 + seed}",
-        f"cold_start.seed={100 + seed}",
-        f"gspo.steps={args.steps}",
-        f"gspo.seed={seed}",
-        f"learner.seed={seed}",
-        f"data.seed={10 + seed}",
-    ]
-    run_recipe(compose("rl", RlConfig, overrides))
-    return RunDir(RUNS / name)
-
-
-def both(args: argparse.Namespace, seed: int) -> dict[str, RunDir]:
-    """Both arms of one seed; round 0 is run once, and copied."""
-    off = RUNS / args.run / f"seed{seed}" / "off"
+def both(args: argparse.Namespace, shared: RunDir, seed: int) -> dict[str, RunDir]:
+    """Both arms of one seed."""
+    on = run_seed(args, shared, seed, last="iterate")
+    name = f"seed{seed}_off"
+    off = on.path.with_name(name)
     if not off.exists():
-        first = rounds(args, seed, "on", 0)
-        copied = off.with_name("off.part")  # a copy that was interrupted must not look complete
+        copied = off.with_name(f"{name}.part")  # an interrupted copy must not look complete
         shutil.rmtree(copied, ignore_errors=True)
-        shutil.copytree(first.path, copied)
+        shutil.copytree(on.path, copied, ignore=shutil.ignore_patterns(*LATER))
         copied.rename(off)
-    return {arm: rounds(args, seed, arm, 1) for arm in ARMS}
+    margin = f"iterated.margin={NEVER}"
+    return {"on": on, "off": run_seed(args, shared, seed, margin, folder=name, last="iterate")}
 
 
 def report(folders: dict[int, dict[str, RunDir]]) -> dict[str, Any]:
@@ -138,9 +104,9 @@ def markdown(result: dict[str, Any], args: argparse.Namespace) -> str:
     lines = [
         "# Rejection sampling of the cold-start data, on and off",
         "",
-        f"Command: `./scripts/reproduce/rejection --seeds {words} --spoiled {args.spoiled:g} "
-        f"--steps {args.steps}` (tiny model). Seeds vary everything from the cold start on. "
-        "Intervals: 95 %, over held-out prompts, answers averaged over the seeds, paired.",
+        f"Command: `./scripts/reproduce/rejection --seeds {words}{set_words(args)}` (tiny model; "
+        "the seeds of `./scripts/reproduce/stages`). Intervals: 95 %, over held-out prompts, "
+        "answers averaged over the seeds, paired.",
         "",
         f"Replies replaced, by seed: {replaced}; correct rows before and after: "
         + ", ".join(
@@ -166,9 +132,10 @@ def markdown(result: dict[str, Any], args: argparse.Namespace) -> str:
 
 
 def main() -> int:
-    args = parse()
+    args = parse(about=__doc__)
     try:
-        folders = {seed: both(args, seed) for seed in args.seeds}
+        shared = run_shared(args)
+        folders = {seed: both(args, shared, seed) for seed in args.seeds}
     except KeyeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

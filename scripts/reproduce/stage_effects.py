@@ -70,8 +70,8 @@ SOURCES = ("general", "instructions", "formats", "steps")
 """Alignment's sources in `recipe=full` without a reward model."""
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse(words: Sequence[str] | None = None, about: str = __doc__) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--base", default="runs/quickstart/fuse/checkpoint", help="pre-trained")
     parser.add_argument("--run", default="reproduce_stages", help="folder under runs/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -98,29 +98,38 @@ def run(
     return RunDir(RUNS / folder)
 
 
-def run_all(args: argparse.Namespace) -> tuple[RunDir, dict[int, RunDir]]:
-    """The shared stages' run, and each seed's."""
+def run_shared(args: argparse.Namespace) -> RunDir:
+    """What all seeds start from: SFT and MPO."""
     stages = ["evaluate_base", "sft", "evaluate_sft", "mpo", "evaluate_mpo"]
-    shared = run(args, "shared", Path(args.base), stages)
+    return run(args, "shared", Path(args.base), stages)
+
+
+def run_seed(
+    args: argparse.Namespace,
+    shared: RunDir,
+    seed: int,
+    *more: str,
+    folder: str = "",
+    last: str = "evaluate_aligned",
+) -> RunDir:
+    """One seed's stages from the cold start to `last`, with overrides `more`, in a `folder`."""
     full = compose("rl", RlConfig, ["recipe=full"])
-    own = full.stages[full.stages.index("cold_start") :]
-    return shared, {
-        seed: run(
-            args,
-            f"seed{seed}",
-            shared.stage(f"mpo/round{full.mpo.rounds}/train").checkpoint,
-            own,
-            f"cold_start.seed={100 + seed}",
-            f"long_cot.enhance.world_seed={141 + seed}",
-            *(f"experts.{name}.seed={200 + 10 * k + seed}" for k, name in enumerate(full.experts)),
-            f"iterated.seed={300 + seed}",
-            *(f"alignment.{name}.seed={400 + 10 * k + seed}" for k, name in enumerate(SOURCES)),
-            f"data.seed={10 + seed}",
-            f"gspo.seed={seed}",
-            f"learner.seed={seed}",
-        )
-        for seed in args.seeds
-    }
+    own = full.stages[full.stages.index("cold_start") : full.stages.index(last) + 1]
+    return run(
+        args,
+        folder or f"seed{seed}",
+        shared.stage(f"mpo/round{full.mpo.rounds}/train").checkpoint,
+        own,
+        f"cold_start.seed={100 + seed}",
+        f"long_cot.enhance.world_seed={141 + seed}",
+        *(f"experts.{name}.seed={200 + 10 * k + seed}" for k, name in enumerate(full.experts)),
+        f"iterated.seed={300 + seed}",
+        *(f"alignment.{name}.seed={400 + 10 * k + seed}" for k, name in enumerate(SOURCES)),
+        f"data.seed={10 + seed}",
+        f"gspo.seed={seed}",
+        f"learner.seed={seed}",
+        *more,
+    )
 
 
 def report(shared: RunDir, seeds: dict[int, RunDir]) -> dict[str, Any]:
@@ -216,10 +225,10 @@ def markdown(result: dict[str, Any], args: argparse.Namespace) -> str:
     lines = [
         "# What every stage changes",
         "",
-        f"Command: `{' '.join(['./scripts/reproduce/stages --seeds', words, *_set(args)])}` (tiny "
-        "model). Base, SFT and MPO are shared by the seeds, which vary everything from the cold "
-        "start on. In brackets the paired change from the column before, over held-out prompts, "
-        "answers averaged over the seeds; **bold** where its 95 % interval excludes 0.",
+        f"Command: `./scripts/reproduce/stages --seeds {words}{set_words(args)}` (tiny model). "
+        "Base, SFT and MPO are shared by the seeds, which vary everything from the cold start on. "
+        "In brackets the paired change from the column before, over held-out prompts, answers "
+        "averaged over the seeds; **bold** where its 95 % interval excludes 0.",
         "",
     ]
     lines += ["| relation | verdict | change |", "|---|---|---|"]
@@ -242,8 +251,9 @@ def markdown(result: dict[str, Any], args: argparse.Namespace) -> str:
     return "\n".join([*lines, "", "![accuracy after each stage](stages.png)", ""])
 
 
-def _set(args: argparse.Namespace) -> list[str]:
-    return ["--set", *args.set] if args.set else []
+def set_words(args: argparse.Namespace) -> str:
+    """` --set …` as it was given; empty if it was not."""
+    return " ".join(["", "--set", *args.set]) if args.set else ""
 
 
 def _cell(cell: dict[str, Any]) -> str:
@@ -274,7 +284,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
 def main() -> int:
     args = parse()
     try:
-        shared, seeds = run_all(args)
+        shared = run_shared(args)
+        seeds = {seed: run_seed(args, shared, seed) for seed in args.seeds}
     except KeyeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,7 +108,8 @@ def test_changes_of_the_stages_are_paired_and_averaged_over_seeds(tmp_path):
 @pytest.mark.parametrize(
     ("on", "said"), [(28, "reproduced"), (12, "not reproduced"), (21, "undecided")]
 )
-def test_rejection_sampling_is_judged_by_the_paired_difference(tmp_path, on, said):
+def test_rejection_sampling_is_judged_by_the_paired_difference(tmp_path, monkeypatch, on, said):
+    monkeypatch.syspath_prepend(SCRIPTS)
     control = script("rejection_control")
     folders = {}
     for seed in (0, 1):
@@ -124,8 +124,33 @@ def test_rejection_sampling_is_judged_by_the_paired_difference(tmp_path, on, sai
     result = control.report(folders)
     assert result["verdict"] == said
     assert result["modes"]["think"]["greedy"]["round 0"]["value"] == 0.5
-    text = control.markdown(result, SimpleNamespace(spoiled=0.2, steps=60))
+    text = control.markdown(result, control.parse(["--set", "gspo.steps=5"]))
     assert f"**{said}**" in text and "0.800 → 0.950" in text
+    assert "`./scripts/reproduce/rejection --seeds 0 1 --set gspo.steps=5`" in text
+
+
+def test_the_arm_without_rejection_sampling_starts_from_a_copy_of_round_0(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    control = script("rejection_control")
+    folder = tmp_path / "stages" / "seed0"
+    for stage in ("merge", "round0/gspo", "round1/gspo", "alignment_sft", "evaluate_aligned"):
+        (folder / stage).mkdir(parents=True)
+        (folder / stage / "summary.json").write_text(stage)
+    asked = []
+
+    def run_seed(args, shared, seed, *more, folder="", last=""):
+        asked.append((more, last))
+        return RunDir(tmp_path / "stages" / (folder or f"seed{seed}"))
+
+    monkeypatch.setattr(control, "run_seed", run_seed)
+    for _ in range(2):  # the second time the copy is there
+        arms = control.both(control.parse([]), RunDir(tmp_path), 0)
+    assert arms["on"].path == folder
+    left = {
+        str(path.parent.relative_to(arms["off"].path)) for path in arms["off"].path.rglob("*.json")
+    }
+    assert left == {"merge", "round0/gspo"}
+    assert asked == [((), "iterate"), (("iterated.margin=1000000.0",), "iterate")] * 2
 
 
 def test_leaves_and_verdicts():

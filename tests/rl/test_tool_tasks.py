@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from pretrain.run.command import compose
+from pretrain.run.directory import RunDir
 from pretrain.run.errors import ConfigError
+from rewards.config import RewardConfig
 from rewards.rules.agentic import agentic_format
+from rl import session
 from rl.cold_start import ColdStartTraces
 from rl.config import ColdStartConfig, RlConfig
+from rl.iterated.stages import indexed_prompts, iterate
+from rl.mpo.stages import mpo
+from rl.stages import Run, gspo
 from rl.tool_tasks import (
     LOOKUP,
     SMALL_DIGITS,
@@ -27,6 +34,7 @@ from rl.tool_tasks import (
     small_digits,
     with_documents,
 )
+from rollout.config import EngineConfig, SamplingConfig
 from rollout.tools import ToolConfig, open_tools
 from rollout.tools.calls import find_calls
 from rollout.tools.traces import ToolTrace
@@ -138,6 +146,45 @@ def test_a_mix_is_of_one_kind():
     assert with_documents(other, None) is other
 
 
+def test_what_learns_responses_whole_samples_them_without_tools(
+    configured, encoder, tmp_path, monkeypatch
+):
+    fake = SimpleNamespace(close=lambda: None)
+    monkeypatch.setattr(session, "open_encoder", lambda *_: encoder)
+    monkeypatch.setattr(session, "RewardPool", lambda _: fake)
+    monkeypatch.setattr(session.Session, "_engines_with", lambda *_: fake)
+    limits = EngineConfig(), RewardConfig(), SamplingConfig()
+    with session.Session(*limits, tools=configured) as opened:
+        assert list(opened.rollouts(tmp_path).tools.tools) == ["search", "crop"]
+        assert opened.rollouts(tmp_path, tools=False).tools is None
+
+
+@pytest.mark.parametrize(("stage", "tools"), [(mpo, False), (gspo, True), (iterate, True)])
+def test_which_stages_let_a_policy_call_tools(stage, tools, tmp_path):
+    class Opened(Exception):
+        """The stage has asked for rollouts."""
+
+    def rollouts(_, tools=True):
+        raise Opened(tools)
+
+    tools_on = ["tools.names=[search]", f"tools.documents={WORLD_DOCUMENTS}"]
+    small = ["iterated.first_cold_start=false", "iterated.pool=2"]
+    cfg = compose("rl", RlConfig, ["recipe=quickstart", *tools_on, *small])
+    folder = RunDir(tmp_path / "run")
+    run = Run(cfg, folder, SimpleNamespace(rollouts=rollouts), tmp_path / "policy")
+    with pytest.raises(Opened, match=str(tools)):
+        stage(run)
+
+
+def test_tool_tasks_can_be_filtered_but_not_learned_whole(tmp_path):
+    cfg = compose("rl", RlConfig, ["recipe=tools"])
+    run = Run(cfg, RunDir(tmp_path / "run"), SimpleNamespace(), tmp_path / "policy")
+    prompts, count = indexed_prompts(run, tmp_path, 7, "iterated.prompts")
+    assert count == 7 and isinstance(prompts, ToolTasks)
+    with pytest.raises(ConfigError, match="can't be solved without tools, and MPO learns"):
+        mpo(run)
+
+
 def test_a_cold_start_mixes_both_kinds_and_travels_to_its_ranks(configured):
     cfg = ColdStartConfig(tasks=MIX | {"digits/sum": 2.0})
     examples = pickle.loads(pickle.dumps(cold_start_examples(cfg, configured)))
@@ -154,8 +201,6 @@ def test_the_recipe_is_one_of_tool_tasks():
     cfg = compose("rl", RlConfig, ["recipe=tools", "tools.call_seconds=3"])
     assert needs_tools(cfg.data.tasks) and needs_tools(cfg.evaluation.tasks)
     assert cfg.tools.names == ["search", "crop"] and cfg.tools.call_seconds == 3
-    with pytest.raises(ConfigError, match=r"tools\.names with stage mpo"):
-        compose("rl", RlConfig, ["recipe=tools", "stages=[mpo]"])
     with pytest.raises(ConfigError, match="max_turns=1 leaves no turn after a call"):
         compose("rl", RlConfig, ["recipe=tools", "tools.max_turns=1"])
 

@@ -214,6 +214,10 @@ def test_rows_of_files_bring_their_reply_or_a_solution(tmp_path: Path):
     path.write_text(json.dumps(own | {"response": 7}) + "\n")
     with pytest.raises(SampleError, match="`response` must be a text"):
         first_rows(cfg, COLD, tmp_path)
+    calls = '<tool_call>{"name": "search"}</tool_call><tool_response>2</tool_response>2'
+    path.write_text(json.dumps(own | {"response": calls}) + "\n")
+    with pytest.raises(SampleError, match=r"'own': its `response` calls tools.*learned whole"):
+        first_rows(cfg, COLD, tmp_path)
 
 
 class SometimesRight:

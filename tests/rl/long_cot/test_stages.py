@@ -80,7 +80,7 @@ def recipe() -> RlConfig:
 def run(tmp_path: Path, processor: Any, recipe: RlConfig) -> tuple[Run, Policy]:
     """A run of the stages, and its policy."""
     policy = Policy(processor.tokenizer)
-    session: Any = SimpleNamespace(rollouts=lambda checkpoint: policy)
+    session: Any = SimpleNamespace(rollouts=lambda checkpoint, tools: policy)
     return Run(copy.deepcopy(recipe), RunDir(tmp_path / "r"), session, Path("c")), policy
 
 

@@ -100,7 +100,7 @@ def test_the_stage_trains_on_the_reward_models_pairs_and_then_on_peoples(
         "mpo.train.batch_size=2", "mpo.train.world_size=1", "wandb.mode=disabled",
     ]  # fmt: skip
     judged, folder = Judged(), RunDir(tmp_path / "run")
-    session: Any = SimpleNamespace(rollouts=lambda checkpoint: judged)
+    session: Any = SimpleNamespace(rollouts=lambda checkpoint, tools: judged)
 
     def run(*more: str) -> Run:
         cfg = compose("rl", RlConfig, [*overrides, *more])

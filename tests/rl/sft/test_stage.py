@@ -185,7 +185,7 @@ def test_the_parts_build_on_each_other_and_decisions_sample_nothing_again(
         "sft.anneal.steps=1", "sft.anneal.batch_size=4", "sft.anneal.world_size=1",
     ]  # fmt: skip
     answers = Answers()
-    session: Any = SimpleNamespace(rollouts=lambda checkpoint: answers)
+    session: Any = SimpleNamespace(rollouts=lambda checkpoint, tools: answers)
     folder = RunDir(tmp_path / "run")
 
     def new_run(*more: str) -> Run:
@@ -223,7 +223,7 @@ def test_the_parts_build_on_each_other_and_decisions_sample_nothing_again(
 def test_items_for_review_are_exported_without_curating_again(tmp_path: Path):
     data = write(tmp_path / "rows.jsonl", [data_row(k) for k in range(12)])
     answers = Answers()
-    session: Any = SimpleNamespace(rollouts=lambda checkpoint: answers)
+    session: Any = SimpleNamespace(rollouts=lambda checkpoint, tools: answers)
     folder = RunDir(tmp_path / "run")
     found = []
     for wanted in (0, 3, 3, 1):

@@ -246,6 +246,15 @@ def test_a_rows_tools(make_loop):
         loop.chosen("crop", "s")
 
 
+def test_rows_that_name_no_tools_can_be_kept_from_them(make_loop, encoder):
+    loop = make_loop(SEARCH, for_all=False)
+    assert list(loop.chosen(["crop"], "s")) == ["crop"]
+    asked = ask(loop, encoder)
+    assert not asked.tools and loop.instruct([], asked.tools) == []
+    [[trajectory]] = run(loop, [asked])  # the words of a call are words: nobody answers
+    assert trajectory.tool_use is None and trajectory.sampled is None
+
+
 def test_a_policy_of_another_family_searches_but_sees_no_crops(tiny_qwen3, make_loop):
     other = ChatEncoder(tiny_qwen3, 512)
     engines = Scripted(other.tokenizer, [SEARCH, ANSWER])
