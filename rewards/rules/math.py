@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
 from typing import Any
 
 from rewards.answer import boxes, final_answers
@@ -21,6 +21,8 @@ logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns on each 
 
 PLAIN_NUMBER = re.compile(r"[+-]?(?:\d{1,60}(?:\.\d{1,60})?|\.\d{1,60})", re.ASCII)
 GROUPED_NUMBER = re.compile(r"[+-]?\d{1,3}(?:,\d{3}){1,20}(?:\.\d{1,60})?", re.ASCII)
+EXACT = Context(prec=200)
+"""Numbers of 60 digits on both sides of the point can be rounded; the default's 28 places can't."""
 LONGEST_PARSED = 2000  # characters; longer answers are compared as text only
 
 
@@ -102,12 +104,19 @@ def _same(wanted: str, given: str, digits: int, as_set: bool = False) -> bool:
         return True
     if max(len(left), len(right)) > LONGEST_PARSED:
         return False
-    left_values, right_values = _values(left), _values(right)
-    if left_values and right_values:
+    same = _same_numbers(left, right, digits)
+    return _same_parsed(wanted, given, digits, as_set) if same is None else same
+
+
+def _same_numbers(left: str, right: str, digits: int) -> bool | None:
+    """Whether two plain numbers or percentages are equal; None when one is neither."""
+    with localcontext(EXACT):
+        left_values, right_values = _values(left), _values(right)
+        if not left_values or not right_values:
+            return None
         if len(left_values) == len(right_values):  # two plain numbers, or two percentages
             left_values, right_values = left_values[:1], right_values[:1]
         return any(round(a, digits) == round(b, digits) for a in left_values for b in right_values)
-    return _same_parsed(wanted, given, digits, as_set)
 
 
 def _same_parsed(wanted: str, given: str, digits: int, as_set: bool) -> bool:

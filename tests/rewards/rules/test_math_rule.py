@@ -99,6 +99,10 @@ def test_digits():
     assert value("0.333333333", r"\boxed{0.3333334}") == 1.0
     assert value("0.333333333", r"\boxed{0.3333334}", digits=8) == 0.0
     assert value("2.7", r"\boxed{2.71}", digits=1) == 1.0
+    long = "1234567890" * 5
+    assert value(long, rf"\boxed{{{long}.0000001}}") == 1.0
+    assert value(long, rf"\boxed{{{long[:-1]}1}}") == 0.0
+    assert value(f"{long}%", rf"\boxed{{{long[:-2]}.90}}") == 1.0
 
 
 def test_missing_reference_is_an_error():
