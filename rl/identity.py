@@ -7,10 +7,12 @@ stages that read it are done again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pretrain.data.ingest import FileDataConfig
+from pretrain.data.row_files import open_rows
 from pretrain.run.directory import checkpoint_identity
 from rewards.config import RewardConfig
 from rewards.keye_rm.config import RewardModelConfig
@@ -21,8 +23,18 @@ from rollout.tools.documents import document_files
 
 
 def data_identity(cfg: FileDataConfig) -> list[Any]:
-    """Settings of rows of files, and what the files hold."""
-    return [cfg, digests(cfg.files)]
+    """Settings of rows of files, what the files hold, and the plug-in files that rows name."""
+    held = digests(cfg.files)
+    named = [_row_rules(file, digest) for file, digest in zip(cfg.files, held, strict=True)]
+    plugins = _plugin_digests(sorted(set().union(*named)))
+    return [cfg, held, *([{"rules": plugins}] if plugins else [])]
+
+
+@cache
+def _row_rules(file: str, digest: str) -> frozenset[str]:
+    """The plug-in files' rules in the column `rewards` of a file's rows; read once a `digest`."""
+    rewards = open_rows(Path(file)).column("rewards")
+    return frozenset(name for own in rewards for name in _named_rules(own) if ".py:" in name)
 
 
 def generation_identity(cfg: RlConfig, tools: bool = True) -> list[Any]:
@@ -38,7 +50,7 @@ def reward_identity(cfg: RlConfig) -> list[Any]:
 
 
 def route_identity(cfg: RewardConfig) -> list[Any]:
-    """The routes, and the plug-in files that they name. A row's own rules are not looked at."""
+    """The routes, and the plug-in files that they name; see `data_identity` for a row's own."""
     return [cfg.routes, _plugin_digests(_named_rules(cfg.routes))]
 
 

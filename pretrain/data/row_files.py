@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +39,10 @@ class RowFile(Protocol):
 
     def row(self, index: int) -> dict[str, Any]:
         """The parsed row; `SampleError` when it cannot be parsed."""
+        ...
+
+    def column(self, name: str) -> Iterator[Any]:
+        """A column's values, of the rows that can be parsed and have it."""
         ...
 
 
@@ -76,6 +81,14 @@ class JsonlFile:
         except ValueError as error:
             raise SampleError(f"not valid JSON: {error}") from None
 
+    def column(self, name: str) -> Iterator[Any]:
+        with open(self.path, "rb") as file:
+            for text in file:
+                with suppress(ValueError):
+                    row = json.loads(text)
+                    if isinstance(row, dict) and name in row:
+                        yield row[name]
+
 
 class ParquetFile:
     """Rows through `datasets`, memory-mapped; images keep their encoded bytes."""
@@ -110,6 +123,11 @@ class ParquetFile:
 
     def row(self, index: int) -> dict[str, Any]:
         return self.raw(index)
+
+    def column(self, name: str) -> Iterator[Any]:
+        if name in self._data.column_names:  # the others, media among them, are not read
+            for part in self._data.select_columns([name]).iter(batch_size=1000):
+                yield from part[name].to_pylist()
 
 
 def open_rows(path: Path) -> RowFile:

@@ -1,12 +1,15 @@
 """When a stage of a recipe is done again: for what decides its outcome, and for nothing else."""
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from pretrain.data.ingest import FileDataConfig
 from pretrain.keye_vl.prompt import check_length
@@ -24,7 +27,7 @@ from rl.evaluate_command import EvaluateConfig, run_evaluate
 from rl.experts.config import ExpertConfig, MergeConfig
 from rl.experts.stages import _identity as merge_identity
 from rl.experts.stages import experts
-from rl.identity import generation_identity, reward_identity
+from rl.identity import data_identity, generation_identity, reward_identity
 from rl.iterated import stages as iterated
 from rl.recipes import ALL_STAGES
 from rl.stages import Run, evaluation, gspo
@@ -220,6 +223,24 @@ def identity_of(name: str, stage: Callable[[Run], None], cfg: RlConfig, folder: 
     with pytest.raises(Begun) as begun:
         stage(run)
     return str(begun.value)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_an_edited_rule_of_a_row_makes_other_data(suffix: str, tmp_path: Path):
+    rules, data = tmp_path / "rules.py", tmp_path / f"rows.{suffix}"
+    rows = [{"id": "a", "rewards": [{"rule": "math"}, {"rule": f"{rules}:lucky"}]}, {"id": "b"}]
+    if suffix == "jsonl":
+        data.write_text("not a row\n\n" + "".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        parquet.write_table(pyarrow.Table.from_pylist(rows), data)
+    cfg, seen = FileDataConfig(files=[str(data)]), set()
+    for content in ("first = 1", "second = 2"):
+        rules.write_text(content)
+        seen.add(config_hash(data_identity(cfg)))
+    assert len(seen) == 2 and config_hash(data_identity(cfg)) in seen
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text(json.dumps(rows[1]) + "\n")
+    assert len(data_identity(FileDataConfig(files=[str(plain)]))) == 2
 
 
 def test_an_edited_plug_in_rule_is_another_reward(tmp_path: Path):
