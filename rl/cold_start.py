@@ -5,6 +5,7 @@ Invariant: trace i is a pure function of (configuration, i); none is ever repeat
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,16 @@ from pretrain.data.stream import WorldStream
 from rl.config import ColdStartConfig
 
 
-def shown_level(sample: Sample, draw: float, share: float) -> int:
+def shown_level(sample: Sample, draw: float, share: float, always: Collection[str] = ()) -> int:
     """The level of the hint that an example of `sample` shows; 0: none.
 
     Args:
         sample: one without the drawn level, or in mode no_think, shows none.
         draw: uniform in [0, 1).
         share: of the samples that show a hint, their levels evenly.
+        always: task types of which all do.
     """
+    share = 1.0 if sample.task_type in always else share
     if draw >= share or sample.mode == "no_think":
         return 0
     level = 1 + int(draw / share * HINT_LEVELS)
@@ -45,5 +48,5 @@ class ColdStartTraces:
         sample = self.stream[index]
         form, draw = np.random.default_rng([self.cfg.seed, index, 3]).random(2)
         reason = sample.solution is not None and form >= self.cfg.direct_share
-        level = shown_level(sample, draw, self.cfg.hinted_share)
+        level = shown_level(sample, draw, self.cfg.hinted_share, self.cfg.hinted_tasks)
         return conversation(sample, level, reason if sample.mode == "auto_think" else None)

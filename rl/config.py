@@ -94,6 +94,9 @@ class ColdStartConfig:
     hinted_share: float = 0.0
     """Share of the samples with hints that show one (levels drawn evenly), in the cold starts of
     `iterate` too."""
+    hinted_tasks: list[str] = field(default_factory=list)
+    """Task types of which every sample with hints shows one: what the policy shall solve with a
+    hint, and not yet alone."""
     seed: int = 2
     """Seed of the stream of traces."""
     sft: SftConfig = field(default_factory=SftConfig)

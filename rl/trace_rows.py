@@ -10,7 +10,7 @@ Invariant: rows keep their order and their number over all rounds; only replies 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -143,14 +143,20 @@ def save_rows(path: Path, rows: Sequence[Row]) -> None:
 class TraceExamples:
     """`examples(i)` for fine-tuning: the rows in a new order every epoch, pure in i.
 
-    A `hinted_share` of the examples with hints show one, as in the first cold start; the reply is
-    the row's all the same.
+    A `hinted_share` of the examples with hints show one, and all of `hinted_tasks`, as in the first
+    cold start; the reply is the row's all the same.
     """
 
     def __init__(
-        self, source: SampleSource, path: Path, seed: int, hinted_share: float = 0.0
+        self,
+        source: SampleSource,
+        path: Path,
+        seed: int,
+        hinted_share: float = 0.0,
+        hinted_tasks: Collection[str] = (),
     ) -> None:
-        self.source, self.path, self.seed, self.hinted_share = source, path, seed, hinted_share
+        self.source, self.path, self.seed = source, path, seed
+        self.hinted = hinted_share, hinted_tasks
         self.rows = read_rows(path)
 
     def __call__(self, index: int) -> list[dict[str, Any]]:
@@ -161,4 +167,4 @@ class TraceExamples:
         turn = {"role": "assistant", "content": [{"type": "text", "text": row["response"]}]}
         sample = sample_of(self.source, row)
         draw = float(np.random.default_rng([self.seed, index, 3]).random())
-        return [*render(sample, shown_level(sample, draw, self.hinted_share)), turn]
+        return [*render(sample, shown_level(sample, draw, *self.hinted)), turn]

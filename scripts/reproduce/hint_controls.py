@@ -1,7 +1,8 @@
 """Do hints inform, and does training on hinted responses help where none is shown?
 
 From one pre-trained checkpoint, for each seed: a cold start in which most traces show a hint (else
-the tiny model can't read one), then
+the tiny model can't read one); with `--always-hinted` hard sums are shown with a hint only, so that
+they are solved with one, and half of the time alone. Then
 
 * `levels`: the same held-out prompts asked independently without a hint, at L1…L5, and five times
   more without a hint (`reroll`): retrying alone solves many prompts that failed once;
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,21 +52,28 @@ KINDS = ("greedy", "sampled", "pass_at_8")
 TASKS = {"digits/sum_hard": 2.0, "digits/sum": 1.0, "digits/difference": 1.0}
 """The recipe's tasks: those that come with all five hints."""
 HARD = "digits/sum_hard"
+ALWAYS_HINTED = (f"cold_start.hinted_tasks=[{HARD}]", "cold_start.hinted_share=0")
+"""A policy that solves the hard sums with a hint, and half of them alone."""
 SAMPLES = 4
 """Responses to a prompt and level, as in the report's table (arXiv 2509.01563)."""
 LEVELS = range(HINT_LEVELS + 1)
 
 
-def parse() -> argparse.Namespace:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="runs/quickstart/fuse/checkpoint", help="pre-trained")
     parser.add_argument("--run", default=RUN, help="folder under runs/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cold-start", type=int, default=600, help="hinted cold-start steps")
+    parser.add_argument(
+        "--always-hinted",
+        action="store_true",
+        help="hard sums always show a hint in the cold start, and nothing else shows one",
+    )
     parser.add_argument("--prompts", type=int, default=1024, help="prompts asked at every level")
     parser.add_argument("--steps", type=int, default=100, help="GSPO steps; 0: levels only")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def start(args: argparse.Namespace, seed: int) -> RunDir:
@@ -80,27 +89,30 @@ def start(args: argparse.Namespace, seed: int) -> RunDir:
             "stages=[cold_start,evaluate_before]",
             f"cold_start.seed={300 + seed}",
             f"cold_start.sft.steps={args.cold_start}",
+            *(ALWAYS_HINTED if args.always_hinted else ()),
         ],
     )
     run_recipe(cfg)
     folder = RunDir(RUNS / name)
+    tasks = {HARD: 1.0} if args.always_hinted else TASKS
 
     def body(stage: StageDir) -> dict[str, Any]:
         with ray_session(), Session(cfg.engine, cfg.rewards, cfg.sampling) as session:
             rollouts = session.rollouts(folder.stage("cold_start").checkpoint)
-            rows = ask_levels(rollouts, prompts(args.prompts))
+            rows = ask_levels(rollouts, prompts(args.prompts, tasks))
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         atomic_write(stage.path / "levels.jsonl", lines)
         return {"prompts": len(rows)}
 
     identity = {"prompts": args.prompts, "samples": SAMPLES, "sampling": vars(cfg.sampling)}
+    identity |= {"tasks": tasks}
     run_stage(folder, "levels", identity, body, inputs=("cold_start",))
     return folder
 
 
-def prompts(count: int) -> list[Sample]:
+def prompts(count: int, tasks: dict[str, float]) -> list[Sample]:
     """The first held-out prompts none of whose hints is refused: all are asked at all levels."""
-    stream, found, index = WorldStream(TASKS, 20_001, "test", {"think": 1.0}), [], 0
+    stream, found, index = WorldStream(tasks, 20_001, "test", {"think": 1.0}), [], 0
     while len(found) < count:
         sample = stream[index]
         index += 1
@@ -288,8 +300,10 @@ def markdown(result: dict[str, Any], args: argparse.Namespace) -> str:
 
 
 def _place(args: argparse.Namespace) -> str:
-    """The words that keep these results and runs beside the default ones, if they were given."""
-    run = f" --run {args.run}" if args.run != RUN else ""
+    """The words beyond numbers, as far as they were given: another cold start, and where runs and
+    results stand beside the default ones."""
+    run = " --always-hinted" if args.always_hinted else ""
+    run += f" --run {args.run}" if args.run != RUN else ""
     return run + (f" --out {os.path.relpath(args.out)}" if args.out != RESULTS else "")
 
 

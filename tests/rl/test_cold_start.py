@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ COUNT = 600
 LEVELS = range(1, HINT_LEVELS + 1)
 
 
-def traces(mode: str, task: str = "digits/sum_hard", **settings: float) -> ColdStartTraces:
+def traces(mode: str, task: str = "digits/sum_hard", **settings: Any) -> ColdStartTraces:
     return ColdStartTraces(ColdStartConfig(tasks={task: 1.0}, modes={mode: 1.0}, **settings))
 
 
@@ -36,6 +37,16 @@ def test_the_share_of_hinted_traces_is_spread_over_the_levels():
     assert levels[0] / COUNT == pytest.approx(0.5, abs=0.085)
     assert set(levels) == set(range(HINT_LEVELS + 1))
     assert all(levels[k] / COUNT == pytest.approx(0.1, abs=0.05) for k in LEVELS)
+
+
+def test_a_task_can_always_show_a_hint():
+    own = traces("think", hinted_tasks=["digits/sum_hard"])
+    levels = Counter(shown(own, index) for index in range(COUNT))
+    assert set(levels) == set(LEVELS)
+    assert not any(shown(traces("think", hinted_tasks=["digits/sum"]), k) for k in range(40))
+    assert not any(
+        shown(traces("no_think", hinted_tasks=["digits/sum_hard"]), k) for k in range(40)
+    )
 
 
 def test_no_hint_without_a_share_in_no_think_mode_or_where_the_sample_has_none():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,8 +103,8 @@ def test_the_arms_are_compared_over_the_same_prompts_and_seeds(
         (own / "start/levels/levels.jsonl").write_text("".join(lines))
         for name, right in zip(hints.ARMS, ends, strict=True):
             run(own / name, "evaluate_after", right, gspo=True)
-    args = SimpleNamespace(run="x", seeds=[0, 1], steps=40, cold_start=200, prompts=PROMPTS)
-    args.out = hints.RESULTS
+    words = f"--run x --seeds 0 1 --steps 40 --cold-start 200 --prompts {PROMPTS} --always-hinted"
+    args = hints.parse(words.split())
     result = hints.report(args)
     cell = result["arms"]["all"]["greedy"]
     assert cell["before"]["value"] == pytest.approx(0.5)
@@ -117,7 +116,7 @@ def test_the_arms_are_compared_over_the_same_prompts_and_seeds(
     assert cost["response_tokens"] == 40 * 200 and cost["seconds"] == 120
     assert (cost["all_wrong_first"], cost["all_wrong_last"]) == (0.5, 0.25)
     text = hints.markdown(result, args)
-    assert f"--prompts {PROMPTS} --run x`" in text
+    assert f"--prompts {PROMPTS} --always-hinted --run x`" in text
     assert "| all | greedy | 0.500" in text and "+0.100 +0.000" in text
     hints.draw(result, tmp_path / "hints.png")
     assert (tmp_path / "hints.png").stat().st_size > 10_000

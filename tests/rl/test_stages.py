@@ -98,11 +98,12 @@ def test_pre_training_logs_where_the_run_does(tmp_path: Path, monkeypatch):
 def test_rounds_are_trained_anew_where_other_examples_show_hints(tmp_path: Path, monkeypatch):
     seen = []
     monkeypatch.setattr(iterated, "_stage", lambda run, name, how, *more: seen.append(how))
-    for share in (0.0, 0.4):
-        cfg = RlConfig(cold_start=ColdStartConfig(hinted_share=share))
+    for share, always in ((0.0, []), (0.4, []), (0.4, ["digits/sum_hard"])):
+        cfg = RlConfig(cold_start=ColdStartConfig(hinted_share=share, hinted_tasks=always))
         run = Run(cfg, RunDir(tmp_path), SimpleNamespace(), tmp_path)
         iterated._cold_start(run, 1, "pool", tmp_path, "", "")
-    assert config_hash(seen[0]) == config_hash(cfg.cold_start.sft) != config_hash(seen[1])
+    assert config_hash(seen[0]) == config_hash(cfg.cold_start.sft)
+    assert len({config_hash(how) for how in seen}) == 3
 
 
 class Stopped(Exception):

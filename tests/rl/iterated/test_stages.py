@@ -198,6 +198,8 @@ def test_a_share_of_the_rows_shows_hints_and_their_replies_stay(tmp_path: Path):
         assert before[-1] == after[-1]
         shown += "\nHint: " in after[0]["content"][-1]["text"]
     assert shown / 200 == pytest.approx(0.5, abs=0.145)  # ±4 standard errors
+    always = TraceExamples(source, tmp_path / "rows.jsonl", 3, hinted_tasks=["digits/sum_hard"])
+    assert all("\nHint: " in always(k)[0]["content"][-1]["text"] for k in range(9))
 
 
 def test_rows_of_files_bring_their_reply_or_a_solution(tmp_path: Path):
