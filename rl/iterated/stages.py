@@ -112,14 +112,16 @@ def _rejection(run: Run, number: int, rows: str) -> str:
 def _cold_start(run: Run, number: int, rows: str, base: Path, base_stage: str, given: Any) -> None:
     """Fine-tuning of the base on the round's rows."""
     cfg, name = run.cfg.cold_start.sft, f"round{number}/cold_start"
-    hinted = run.cfg.cold_start.hinted_share, run.cfg.cold_start.hinted_tasks
+    cold = run.cfg.cold_start
+    hinted: dict[str, Any] = {"hinted_share": cold.hinted_share, "hinted_tasks": cold.hinted_tasks}
 
     def body(stage: StageDir) -> dict[str, Any]:
         file = run.folder.stage(rows).path / ROWS
-        examples = TraceExamples(_source(run), file, run.cfg.iterated.seed, *hinted)
+        examples = TraceExamples(_source(run), file, run.cfg.iterated.seed, **hinted)
         return run_sft(base, examples, cfg, stage, wandb=run.cfg.wandb)
 
-    how = [cfg, *({"hinted_share": own} for own in hinted if own)] if any(hinted) else cfg
+    shown = {key: value for key, value in hinted.items() if value}
+    how = [cfg, shown] if shown else cfg
     _stage(run, name, how, [base_stage, rows], body, given)
     run.advance(name)
 

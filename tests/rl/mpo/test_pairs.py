@@ -27,6 +27,7 @@ from rl.mpo.pairs import (
     PAIRS,
     REVIEW,
     PairExamples,
+    _reference,
     make_pairs,
     pair_up,
     prompt_row,
@@ -162,6 +163,13 @@ def test_pairs_are_made_resumed_counted_and_read(tmp_path: Path):
     assert len(references) == 10 and all(text.startswith("<think>") for text in references)
     assert all(rejected.dtype == np.int32 for _, _, rejected in epoch)
     assert next(c for _, c, _ in epoch if not isinstance(c, str)).tolist() in ([7, 0], [7, 1])
+
+
+def test_a_reference_that_calls_tools_is_passed_over():
+    sample = Sample("q", [], "2", "a/b", extra={"response": "two"})
+    assert _reference(sample) == "two"
+    sample.extra["response"] = '<tool_call>{"name": "search"}</tool_call>'
+    assert _reference(sample) is None
 
 
 def test_without_references_all_wrong_prompts_make_no_pair(tmp_path: Path):
